@@ -1,0 +1,54 @@
+"""The package and its extras; tool settings are in pyproject.toml, the pinned CPU environment in requirements/cpu.lock."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "nemo_forking" / "__init__.py").read_text()).group(1)
+
+# The method itself: data, matching, losses, evaluation, configuration.
+CORE = [
+    "hydra-core==1.3.2",
+    "numpy>=1.26,<2",  # Megatron-Core 0.15.3 refuses numpy 2
+    "omegaconf==2.3.0",
+    "rich>=13",
+    "scipy>=1.11",
+    "tokenizers>=0.22,<0.23",
+    "torch>=2.6",
+    "transformers~=4.57.0",
+]
+
+# Training: NeMo is the surface, Megatron-Core works beneath it. Later releases of either change the calls we rely on.
+TRAINING = [
+    "leptonai==0.27.3",  # the newest that nemo_run 0.11.1 imports
+    "lightning==2.4.0",
+    "megatron-core==0.15.3",
+    "nemo-toolkit[lightning,run,common-only]==2.7.3",
+    "nvidia-modelopt==0.37.0",
+    "nvidia-resiliency-ext==0.4.1",
+    "psutil>=5",
+    "tensorstore==0.1.71",
+    "tiktoken==0.7.0",
+]
+
+EXTRAS = {
+    "cpu": TRAINING + ["matplotlib>=3.8"],
+    # Apex, where wanted, comes with the NeMo container: it has no release on the package index.
+    "gpu": TRAINING + ["matplotlib>=3.8", "transformer-engine[pytorch]>=2.9,<2.10"],
+    "eval": ["math-verify[antlr4_9_3]>=0.9,<0.10"],
+    "dev": ["hypothesis>=6.100", "pytest>=8", "ruff>=0.17,<0.18"],
+}
+
+setup(
+    name="nemo-forking",
+    version=VERSION,
+    description="Set supervised fine-tuning with global forking tokens, on Megatron-Core through NeMo",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["nemo_forking", "nemo_forking.*"]),
+    python_requires=">=3.11,<3.12",
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)
