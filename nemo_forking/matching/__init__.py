@@ -1,0 +1,1 @@
+"""Which tag each trace is trained under: rules, the exchange between ranks, and statistics over training."""
