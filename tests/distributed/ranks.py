@@ -24,6 +24,7 @@ def run(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 180.0) 
 
     Args:
         fn: any callable (closures too: nothing is pickled on the way in). Its result must be picklable.
+        *args: further arguments, the same on every rank.
         world: number of ranks; each runs torch on one thread, with RANK, LOCAL_RANK and WORLD_SIZE set.
         timeout: seconds after which ranks that are still running are ended.
 
