@@ -1,0 +1,47 @@
+"""From logits to the distribution a token is drawn from, and from one uniform number to the token.
+
+Shape letters: B rows of the batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GREEDY = 0.0
+
+
+def processed_logprobs(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, banned_V: Tensor) -> Tensor:
+    """Log-probabilities (nats, float32) after bans, temperature and top-p; -inf where a token cannot be drawn.
+
+    Top-p keeps the most probable tokens up to and including the one that reaches the mass. Greedy rows (temperature
+    0) have bans alone applied.
+    """
+    greedy_B = temperature_B == GREEDY
+    scaled_BV = logits_BV.float() / torch.where(greedy_B, 1.0, temperature_B)[:, None]
+    logprob_BV = scaled_BV.masked_fill(banned_V, -torch.inf).log_softmax(-1)
+    narrowed_B = (top_p_B < 1) & ~greedy_B
+    if not narrowed_B.any():
+        return logprob_BV
+    sorted_BV, order_BV = logprob_BV.sort(dim=-1, descending=True, stable=True)
+    mass_BV = sorted_BV.exp()
+    outside_BV = mass_BV.cumsum(-1) - mass_BV >= top_p_B[:, None]
+    outside_BV[:, 0] = False
+    cut_BV = torch.zeros_like(outside_BV).scatter(-1, order_BV, outside_BV) & narrowed_B[:, None]
+    return logprob_BV.masked_fill(cut_BV, -torch.inf).log_softmax(-1)
+
+
+def draw(logprob_BV: Tensor, uniform_B: Tensor, greedy_B: Tensor) -> Tensor:
+    """The token of every row: the most probable one if greedy, else the inverse distribution function at its uniform.
+
+    The distribution function runs over the vocabulary in id order, in float64, so a row's token depends on its own
+    uniform and logits alone.
+    """
+    if greedy_B.all():
+        return logprob_BV.argmax(-1)
+    cumulative_BV = logprob_BV.double().exp().cumsum(-1)
+    total_B1 = cumulative_BV[:, -1:].contiguous()
+    drawn_B = torch.searchsorted(cumulative_BV, uniform_B[:, None] * total_B1, right=True)[:, 0]
+    # Rounding can carry a uniform near 1 past the last token that has any probability.
+    last_B = torch.searchsorted(cumulative_BV, total_B1)[:, 0]
+    return torch.where(greedy_B, logprob_BV.argmax(-1), torch.minimum(drawn_B, last_B))
