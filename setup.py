@@ -48,7 +48,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["nemo_forking", "nemo_forking.*"]),
-    python_requires=">=3.11,<3.12",
+    python_requires=">=3.11",
     install_requires=CORE,
     extras_require=EXTRAS,
 )
