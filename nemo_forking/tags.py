@@ -19,7 +19,6 @@ from nemo_forking.data.encoding import TextEncoder
 from nemo_forking.errors import UserError
 
 SPELLINGS = ("special", "text")
-LONGEST_TAG = 5  # ids of a tag in the longer spelling; sequence limits leave room for it
 
 
 @dataclass(frozen=True)

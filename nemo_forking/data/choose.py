@@ -6,8 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-RULES = ("balanced", "random", "order")
-
 
 class Chooser:
     """Chooses at most `count` traces of each question; the chosen ones keep the source's order.

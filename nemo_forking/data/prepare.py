@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from nemo_forking.data import choose, schema
 from nemo_forking.data.checks import check_answer, check_control_tokens
 from nemo_forking.data.choose import Chooser
 from nemo_forking.data.encoding import load_tokenizer
@@ -17,59 +16,13 @@ from nemo_forking.data.folders import written_aside
 from nemo_forking.data.problems import Report
 from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.data.schema import SourceQuestion, SourceTrace, read_questions
-from nemo_forking.data.token_file import MANIFEST, VERSION, TokenFileWriter, file_hash, read_manifest
+from nemo_forking.data.settings import TAG_ROOM, DataConfig, check_settings
+from nemo_forking.data.token_file import MANIFEST, TokenFile, TokenFileWriter, file_hash
 from nemo_forking.errors import UserError
-from nemo_forking.tags import LONGEST_TAG
 
 PROBLEMS = "problems.jsonl"
-FLAG_RULES = ("any", "not_false", "only_true")
 BATCH_CHARACTERS = 1_000_000  # text tokenised at a time; bounds memory whatever the size of the source
 NOT_CONTENT = ("source", "folder", "tokenizer", "sample_down")  # settings that do not change what is prepared
-
-
-@dataclass
-class DataConfig:
-    """Settings of the data (conf group `data`).
-
-    Attributes:
-        source: JSONL files, read in this order.
-        folder: prepared folder to write, and to train from.
-        tokenizer: folder of a Hugging Face tokenizer.
-        format: "native" or "s1k" (see `nemo_forking.data.schema`).
-        prompt: "chat" for the tokenizer's chat template, or a template string with {question}.
-        system: system message of the chat template; null for the template's default.
-        target: template string with {trace} and, if it is part of the target, {answer}.
-        traces: M, the most traces of a question to keep.
-        min_traces: questions left with fewer are dropped.
-        choose: which M of the available traces: "balanced", "random" or "order" (`nemo_forking.data.choose`).
-        teachers: use these teachers only; null for all.
-        complete: filter on the flag of a trace: "any", "not_false" (keep true and absent) or "only_true".
-        correct: likewise.
-        max_length: longest prompt + tag + target in tokens, with room for either tag spelling; longer ones are dropped.
-        max_questions: stop after this many questions; null for all.
-        strict: stop at the first problem of any kind.
-        seed: seed of the choice of traces.
-        sample_down: in training, draw from the traces of a question that has more than there are tags, not refuse it.
-    """
-
-    source: list[str] = field(default_factory=list)
-    folder: str = ""
-    tokenizer: str = ""
-    format: str = "native"
-    prompt: str = "chat"
-    system: str | None = None
-    target: str = "{trace}<|im_start|>answer\n{answer}<|im_end|>"
-    traces: int = 4
-    min_traces: int = 1
-    choose: str = "balanced"
-    teachers: list[str] | None = None
-    complete: str = "not_false"
-    correct: str = "not_false"
-    max_length: int = 32768
-    max_questions: int | None = None
-    strict: bool = False
-    seed: int = 0
-    sample_down: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,11 +50,10 @@ def prepare(
         UserError: bad settings, missing files, or no question left. The folder is then as it was before.
         StrictError: the first problem, in a strict run; likewise.
     """
-    _check_settings(config)
+    check_settings(config)
     folder = Path(config.folder)
     inputs = _inputs(config)
-    manifest = read_manifest(folder) if folder.is_dir() else None
-    if manifest is not None and manifest.get("inputs") == inputs and manifest.get("version") == VERSION:
+    if (manifest := _current(folder, inputs)) is not None:
         return Prepared(folder, manifest, None)
     form = PromptFormat(load_tokenizer(config.tokenizer), config.prompt, config.target, config.system)
     with written_aside(folder, MANIFEST) as aside, open(aside / PROBLEMS, "w", encoding="utf-8") as sink:
@@ -202,9 +154,9 @@ class _Pipeline:
             message = "holds a character that the tokenizer does not know"
             self._report.add("unknown_character", question.file, question.line, where, message)
             return False
-        length = len(prompt) + LONGEST_TAG + len(target)
+        length = len(prompt) + TAG_ROOM + len(target)
         if length > self._config.max_length:
-            parts = f"prompt {len(prompt)} + tag {LONGEST_TAG} + target {len(target)}"
+            parts = f"prompt {len(prompt)} + tag {TAG_ROOM} + target {len(target)}"
             message = f"{length} tokens ({parts}), over the limit of {self._config.max_length}"
             self._report.add("too_long", question.file, question.line, field_name, message)
             return False
@@ -241,6 +193,15 @@ class _Pipeline:
         return {**dict(sorted(self._counts.items())), **counts}
 
 
+def _current(folder: Path, inputs: dict) -> dict | None:
+    """Return the folder's manifest if it was made from just these inputs and is whole."""
+    try:
+        manifest = TokenFile(folder).manifest
+    except UserError:  # absent, damaged or of another version: to be prepared
+        return None
+    return manifest if manifest["inputs"] == inputs else None
+
+
 def _sum_up(report: Report) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in report.counts.most_common()) or "the files are empty"
 
@@ -258,26 +219,3 @@ def _inputs(config: DataConfig) -> dict:
         ],
         "tokenizer": {file.name: file_hash(file) for file in files if file.is_file()},
     }
-
-
-def _check_settings(config: DataConfig) -> None:
-    for name, known in (
-        ("format", schema.FORMATS),
-        ("choose", choose.RULES),
-        ("complete", FLAG_RULES),
-        ("correct", FLAG_RULES),
-    ):
-        if getattr(config, name) not in known:
-            raise UserError(f"data.{name} is {getattr(config, name)!r}; choose one of {', '.join(known)}")
-    for name in ("folder", "tokenizer", "source"):
-        if not getattr(config, name):
-            raise UserError(f"data.{name} is not set; give data.{name}=...")
-    for path in config.source:
-        if not Path(path).is_file():
-            raise UserError(f"data.source: {path} is not a file; give the path of a JSONL file with traces")
-    if not 1 <= config.min_traces <= config.traces:
-        raise UserError(
-            f"data.min_traces is {config.min_traces}; it must lie between 1 and data.traces={config.traces}"
-        )
-    if config.max_length <= LONGEST_TAG:
-        raise UserError(f"data.max_length is {config.max_length}; it must leave room for a prompt, a tag and a trace")

@@ -21,8 +21,6 @@ from nemo_forking.data import s1k
 from nemo_forking.data.problems import LINE, TRACE, Report
 from nemo_forking.errors import UserError
 
-FORMATS = ("native", "s1k")
-
 
 @dataclass(frozen=True)
 class SourceTrace:

@@ -8,8 +8,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.errors import UserError
-from nemo_forking.tags import LONGEST_TAG, add_to_tokenizer, initial_rows, make_tags
+from nemo_forking.tags import add_to_tokenizer, initial_rows, make_tags
 
 QWEN_ROWS = 152064
 
@@ -51,7 +52,7 @@ def test_text_tags_have_the_released_checkpoints_ids(qwen, qwen_folder):
     golden = json.loads((qwen_folder / "think_ids.json").read_text())
     for i in range(6):
         assert list(tags.ids_NK[i]) == golden[f"<|im_start|><think{i + 1}>\n"]["ids"]
-    assert (tags.fork_offset, tags.length) == (3, LONGEST_TAG)
+    assert (tags.fork_offset, tags.length) == (3, TAG_ROOM)
     assert tags.fork_position(40) == 43
     assert tags.pieces_N == ((),) * 9
 

@@ -1,0 +1,81 @@
+"""Settings of the data: the conf group `data`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args, get_type_hints
+
+from nemo_forking.errors import UserError
+
+FlagRule = Literal["any", "not_false", "only_true"]
+TAG_ROOM = 5  # tokens of the longer tag spelling; one prepared folder serves both spellings
+
+
+@dataclass
+class DataConfig:
+    """Settings of the data (conf group `data`).
+
+    Attributes:
+        source: JSONL files, read in this order.
+        folder: prepared folder to write, and to train from.
+        tokenizer: folder of a Hugging Face tokenizer.
+        format: "native" or "s1k" (see `nemo_forking.data.schema`).
+        prompt: "chat" for the tokenizer's chat template, or a template string with {question}.
+        system: system message of the chat template; null for the template's default.
+        target: template string with {trace} and, if it is part of the target, {answer}.
+        traces: M, the most traces of a question to keep.
+        min_traces: questions left with fewer are dropped.
+        choose: which M of the available traces: "balanced", "random" or "order" (`nemo_forking.data.choose`).
+        teachers: use these teachers only; null for all.
+        complete: filter on the flag of a trace: "any", "not_false" (keep true and absent) or "only_true".
+        correct: likewise.
+        max_length: longest prompt + tag + target in tokens, with room for either tag spelling; longer ones are dropped.
+        max_questions: stop after this many questions; null for all.
+        strict: stop at the first problem of any kind.
+        seed: seed of the choice of traces.
+        sample_down: in training, draw from the traces of a question that has more than there are tags, not refuse it.
+    """
+
+    source: list[str] = field(default_factory=list)
+    folder: str = ""
+    tokenizer: str = ""
+    format: Literal["native", "s1k"] = "native"
+    prompt: str = "chat"
+    system: str | None = None
+    target: str = "{trace}<|im_start|>answer\n{answer}<|im_end|>"
+    traces: int = 4
+    min_traces: int = 1
+    choose: Literal["balanced", "random", "order"] = "balanced"
+    teachers: list[str] | None = None
+    complete: FlagRule = "not_false"
+    correct: FlagRule = "not_false"
+    max_length: int = 32768
+    max_questions: int | None = None
+    strict: bool = False
+    seed: int = 0
+    sample_down: bool = False
+
+
+def check_settings(config: DataConfig) -> None:
+    """Refuse settings that cannot be prepared, before anything is read.
+
+    Raises:
+        UserError: naming the key and what it may be.
+    """
+    for name in ("format", "choose", "complete", "correct"):
+        known = get_args(get_type_hints(DataConfig)[name])
+        if getattr(config, name) not in known:
+            raise UserError(f"data.{name} is {getattr(config, name)!r}; choose one of {', '.join(known)}")
+    for name in ("folder", "tokenizer", "source"):
+        if not getattr(config, name):
+            raise UserError(f"data.{name} is not set; give data.{name}=...")
+    for path in config.source:
+        if not Path(path).is_file():
+            raise UserError(f"data.source: {path} is not a file; give the path of a JSONL file with traces")
+    if not 1 <= config.min_traces <= config.traces:
+        raise UserError(
+            f"data.min_traces is {config.min_traces}; it must lie between 1 and data.traces={config.traces}"
+        )
+    if config.max_length <= TAG_ROOM:
+        raise UserError(f"data.max_length is {config.max_length}; it must leave room for a prompt, a tag and a trace")
