@@ -1,0 +1,1 @@
+"""Qwen2 on Megatron through NeMo: the only folder, with training/, that meets NeMo."""

@@ -1,0 +1,1 @@
+"""The two-phase set step and the trainer around it."""

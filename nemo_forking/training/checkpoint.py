@@ -1,0 +1,129 @@
+"""Distributed checkpoints for exact resume: written aside, renamed when whole, resumable under another TP x PP x DP.
+
+A checkpoint is `step_<n>/`: Megatron's torch_dist files (model and optimizer, fully reshardable) and `extra.json`.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.optimizer import ChainedOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from nemo.lightning import MegatronStrategy
+
+from nemo_forking.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of one run folder, the newest `keep_last` of them."""
+
+    def __init__(self, folder: Path, keep_last: int):
+        self.folder, self.keep_last = folder, keep_last
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint; parts of one that a kill left behind are never taken for it."""
+        found = sorted(self.folder.glob("step_*/extra.json"))
+        return found[-1].parent if found else None
+
+    def save(self, strategy: MegatronStrategy, step: int, extra: dict) -> None:
+        """Every rank calls it. `extra` (json) is rank 0's. Collectives: Megatron's own, and world barriers."""
+        final, aside = self.folder / f"step_{step:07d}", self.folder / f".step_{step:07d}.partial"
+        if dist.get_rank() == 0:
+            for stale in self.folder.glob(".step_*.partial"):
+                shutil.rmtree(stale)
+            aside.mkdir(parents=True)
+        dist.barrier()
+        dist_checkpointing.save(_sharded(strategy, loading=False), str(aside), content_metadata=_metadata(strategy))
+        dist.barrier()
+        if dist.get_rank() == 0:
+            (aside / "extra.json").write_text(json.dumps({"step": step, **extra}))
+            _flush(aside)
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+            for old in sorted(self.folder.glob("step_*"))[: -self.keep_last]:
+                shutil.rmtree(old)
+        dist.barrier()
+
+    def load(self, strategy: MegatronStrategy, path: Path) -> dict:
+        """Restore model and optimizer under the present layout; returns `extra`. Every rank calls it.
+
+        Raises UserError naming the checkpoint when it does not fit the model.
+        """
+        extra = json.loads((path / "extra.json").read_text())
+        for optimizer in _optimizers(strategy):
+            if isinstance(optimizer, DistributedOptimizer):
+                _allow_loading(optimizer)
+        try:
+            state = dist_checkpointing.load(_sharded(strategy, loading=True), str(path))
+        except Exception as error:
+            raise UserError(
+                f"checkpoint {path} cannot be loaded under this configuration: {error}\n"
+                "remedy: keep the model group and layout.distributed_optimizer as they were, or delete that folder to "
+                "continue from the checkpoint before it"
+            ) from error
+        for index, chunk in enumerate(strategy.megatron_parallel):
+            unwrapped(chunk).load_state_dict(state[f"model_{index}"], strict=True)
+        strategy.optimizers[0].load_state_dict(state["optimizer"])
+        return extra
+
+
+def _sharded(strategy: MegatronStrategy, loading: bool) -> dict:
+    metadata = _metadata(strategy)
+    chunks = [unwrapped(chunk) for chunk in strategy.megatron_parallel]
+    state = {f"model_{i}": chunk.sharded_state_dict(metadata=metadata) for i, chunk in enumerate(chunks)}
+    models = {key: value for key, value in state.items()}
+    state["optimizer"] = strategy.optimizers[0].sharded_state_dict(models, is_loading=loading, metadata=metadata)
+    return state
+
+
+def _metadata(strategy: MegatronStrategy) -> dict:
+    return strategy.sharded_state_dict_metadata
+
+
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """Megatron's own module inside Lightning's, DDP's and the precision's wrappers."""
+    while hasattr(module, "module"):
+        module = module.module
+    return module
+
+
+def _optimizers(strategy: MegatronStrategy) -> list:
+    optimizer = strategy.optimizers[0].mcore_optimizer
+    return optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
+
+
+def _allow_loading(optimizer: DistributedOptimizer) -> None:
+    """Let a distributed optimizer on torch's Adam (no Transformer Engine, no Apex) load its own checkpoint.
+
+    Megatron-Core 0.14 to 0.19 reads a common `step` from Adam's state, which is empty before the first step; gives
+    every parameter the same step tensor; and looks for a `step` that the fully reshardable format does not hold.
+    """
+    adam = optimizer.optimizer
+    if not isinstance(adam, torch.optim.Adam):
+        return
+    for group in adam.param_groups:
+        for param in group["params"]:
+            zero = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+            adam.state.setdefault(param, {"step": torch.tensor(0.0), **zero})
+    set_states = type(optimizer)._set_main_param_and_optimizer_states
+
+    def set_states_and_step(model_param, tensors):
+        group, order = optimizer.model_param_group_index_map[model_param]
+        state = adam.state[adam.param_groups[group]["params"][order]]
+        state["step"] = state["step"].clone()
+        set_states(optimizer, model_param, {"step": state["step"], **tensors})
+
+    optimizer._set_main_param_and_optimizer_states = set_states_and_step
+
+
+def _flush(folder: Path) -> None:
+    """Push every file to the disk before the rename makes the folder count."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)

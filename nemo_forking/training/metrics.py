@@ -1,0 +1,72 @@
+"""What a run tells while it goes: metrics.jsonl (an object a step), TensorBoard, a console line or progress bar."""
+
+import json
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Metrics:
+    """Rank 0's record of a run; on a resume, lines of steps that will be trained again are dropped first."""
+
+    def __init__(self, folder: Path, name: str, steps: int, done: int, log_every: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file, self.steps, self.log_every = folder / "metrics.jsonl", steps, log_every
+        self._keep_until(done)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+        self.console = Console(stderr=True)
+        self.bar = None
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns += (TimeRemainingColumn(), TextColumn("{task.fields[line]}"))
+            self.bar = Progress(*columns, console=self.console)
+            self.bar.start()
+            self.task = self.bar.add_task(name, total=steps, completed=done, line="")
+
+    def _keep_until(self, done: int) -> None:
+        if not self.file.exists():
+            return
+        kept = []
+        for line in self.file.read_text().splitlines(keepends=True):
+            if line.endswith("\n") and json.loads(line)["step"] <= done:  # a kill may leave half a line
+                kept.append(line)
+        aside = self.file.with_suffix(".partial")
+        aside.write_text("".join(kept))
+        aside.rename(self.file)
+
+    def write(self, record: dict) -> None:
+        """Append one step's record."""
+        with open(self.file, "a") as f:
+            f.write(json.dumps(record) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+        for key, value in record.items():
+            if isinstance(value, (int, float)) and key != "step":
+                self.board.add_scalar(key, value, record["step"])
+        line = console_line(record, self.steps)
+        if self.bar:
+            self.bar.update(self.task, completed=record["step"], line=line)
+        elif record["step"] % self.log_every == 0 or record["step"] == self.steps:
+            self.console.print(line, highlight=False)
+
+    def close(self) -> None:
+        """Flush TensorBoard and leave the bar as it stands."""
+        self.board.close()
+        if self.bar:
+            self.bar.stop()
+
+
+def console_line(record: dict, steps: int) -> str:
+    """One step in one line: step, loss, gradient norm, how settled the matching is, speed, where the time went."""
+    seconds = record["seconds"]
+    parts = [f"step {record['step']}/{steps}", f"loss {record['loss']:.4f}", f"grad {record['grad_norm']:.3f}"]
+    if record["cost_mean"] is not None:
+        parts += [f"cost {record['cost_mean']:.4f}", f"H(tag|teacher) {record['assignment_entropy_bits']:.2f} bit"]
+    if record["change_rate"] is not None:
+        parts.append(f"changed {record['change_rate']:.0%}")
+    parts += [f"lr {record['lr']:.2e}", f"{record['tokens_per_s']:,.0f} tok/s"]
+    parts.append("s " + " + ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
+    return "  ".join(parts)

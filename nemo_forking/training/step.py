@@ -1,0 +1,231 @@
+"""The set step (design section 3; the paper's algorithm): score every (tag, trace), match, train on the matched pairs.
+
+Shape letters: Q questions, N tags, M traces (of the question with most), R rows, P pairs.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor, nn
+
+from nemo_forking.config import Config
+from nemo_forking.data.batches import Layout, MicroBatch, Row, build, deal
+from nemo_forking.data.token_file import Question, TokenFile
+from nemo_forking.data.traces import global_batch
+from nemo_forking.losses.normalise import token_weight
+from nemo_forking.matching.assignment import assign
+from nemo_forking.matching.exchange import match
+from nemo_forking.matching.statistics import Statistics
+from nemo_forking.tags import Tags
+
+
+@dataclass
+class Matched:
+    """What one set step decided, for logs and tests; cost_QNM is known on global rank 0 only."""
+
+    questions: list[Question]
+    sigma_QM: np.ndarray
+    cost_QNM: np.ndarray | None
+    statistics: dict
+    tokens_scored: int
+    tokens_trained: int
+    seconds: dict[str, float]
+
+
+@dataclass
+class Pass:
+    """Micro-batches of the training pass, and the shape the pipeline schedule needs."""
+
+    micro_batches: list[MicroBatch]
+    batch: int
+    time: int
+
+
+class SetStep:
+    """Turns a step number into the micro-batches to train on; holds the statistics that go into checkpoints."""
+
+    def __init__(self, config: Config, file: TokenFile, tags: Tags):
+        self.config, self.file, self.tags = config, file, tags
+        self.statistics = Statistics(tags.count, file.teachers)
+
+    def __call__(self, chunks: list[nn.Module], step: int) -> tuple[Pass, Matched]:
+        """Run the matching of optimizer step `step` (from 0) on the model's chunks of this rank.
+
+        Collectives: Megatron's forward-only schedule, then one gather to global rank 0 and one broadcast over the
+        world. Raises NonFiniteCost on every rank alike.
+        """
+        started = time.perf_counter()
+        questions = global_batch(
+            self.file,
+            seed=self.config.run.seed,
+            step=step,
+            questions=self.config.batch.questions,
+            max_traces=None,
+            tags=self.tags.count,
+            sample_down=self.config.data.sample_down,
+        )
+        scored: list[Row] = []
+        seconds = {"scoring": 0.0}
+        if self.config.matching.rule == "optimal":
+            scored = matching_rows(questions, self.tags, self.config.matching.tokens, self.config.matching.include_tag)
+            losses = score(chunks, scored, self._layout(matching=True))
+            seconds["scoring"] = time.perf_counter() - started
+            sigma_QM, cost_QNM = match(
+                **losses._asdict(),
+                traces_Q=[len(q.traces) for q in questions],
+                n_tags=self.tags.count,
+                keys=[self._key(step, q) for q in questions],
+                names=[q.id for q in questions],
+            )
+        else:
+            sigma_QM, cost_QNM = self._draw(questions, step), None
+        seconds["exchange"] = time.perf_counter() - started - seconds["scoring"]
+
+        pairs = training_rows(questions, sigma_QM, self.tags, self.config.loss.normalise, self.config.loss.include_tag)
+        layout = self._layout(matching=False)
+        plan = deal([p.length for p in pairs], layout)
+        matched = Matched(
+            questions,
+            sigma_QM,
+            cost_QNM,
+            self._count(questions, sigma_QM, cost_QNM),
+            tokens_scored=sum(r.length for r in scored),
+            tokens_trained=sum(p.length for p in pairs),
+            seconds=seconds,
+        )
+        return Pass(list(build(pairs, plan, layout)), plan.batch, plan.time), matched
+
+    def _draw(self, questions: list[Question], step: int) -> np.ndarray:
+        """sigma_QM of a rule that needs no cost: the same on every rank without asking."""
+        matching = self.config.matching
+        sigma_QM = np.full((len(questions), max(len(q.traces) for q in questions)), -1, dtype=np.int64)
+        for q, question in enumerate(questions):
+            sigma_QM[q, : len(question.traces)] = assign(
+                matching.rule,
+                None,
+                n_tags=self.tags.count,
+                n_traces=len(question.traces),
+                key=self._key(step, question),
+                teachers=[t.teacher for t in question.traces],
+                fixed_by=matching.fixed_by,
+                mixed_tag=matching.mixed_tag,
+            )
+        return sigma_QM
+
+    def _key(self, step: int, question: Question) -> tuple[int | str, ...]:
+        return (self.config.run.seed, step, question.id)
+
+    def _count(self, questions: list[Question], sigma_QM, cost_QNM) -> dict:
+        teacher_QM = np.full(sigma_QM.shape, -1, dtype=np.int64)
+        for q, question in enumerate(questions):
+            teacher_QM[q, : len(question.traces)] = [t.teacher for t in question.traces]
+        return self.statistics.update([q.index for q in questions], sigma_QM, teacher_QM, cost_QNM)
+
+    def _layout(self, matching: bool) -> Layout:
+        batch, layout = self.config.batch, self.config.layout
+        sequence = layout.tensor if layout.sequence_parallel else 1
+        return Layout(
+            packing=batch.packing,
+            tokens=batch.match_tokens if matching else batch.tokens,
+            micro_batch_size=batch.match_micro_batch_size if matching else batch.micro_batch_size,
+            data_ranks=parallel_state.get_data_parallel_world_size(),
+            data_rank=parallel_state.get_data_parallel_rank(),
+            context_ranks=parallel_state.get_context_parallel_world_size(),
+            context_rank=parallel_state.get_context_parallel_rank(),
+            multiple=sequence * layout.context * (2 if layout.context > 1 else 1),
+            group=layout.pipeline if layout.virtual_pipeline else 1,
+        )
+
+
+# ---------------------------------------------------------------- rows
+
+
+def matching_rows(questions: list[Question], tags: Tags, tokens: int, include_tag: bool) -> list[Row]:
+    """All R rows `prompt + tag + first `tokens` trace tokens`, in the order (question, tag, trace)."""
+    rows = []
+    for question in questions:
+        for tag in tags.ids_NK:
+            for trace in question.traces:
+                rows.append(_row(question, tag, trace.ids[:tokens], include_tag, index=len(rows)))
+    return rows
+
+
+def training_rows(questions: list[Question], sigma_QM, tags: Tags, normalise: str, include_tag: bool) -> list[Row]:
+    """The P matched pairs with full traces, weighted so that the sum over all tokens is the loss; tag -1: no tag."""
+    rows = []
+    for question, sigma_M in zip(questions, sigma_QM, strict=True):
+        for trace, tag in zip(question.traces, sigma_M, strict=False):  # sigma_M is padded
+            ids = tags.ids_NK[tag] if tag >= 0 else ()
+            rows.append(_row(question, ids, trace.ids, include_tag, index=len(rows)))
+    weights_P = token_weight(np.array([r.counted for r in rows]), normalise)
+    return [replace(row, weight=float(weight)) for row, weight in zip(rows, weights_P, strict=True)]
+
+
+def _row(question: Question, tag: tuple[int, ...], trace: np.ndarray, include_tag: bool, index: int) -> Row:
+    ids = np.concatenate([question.prompt, np.asarray(tag, dtype=np.int64), trace])
+    return Row(ids, first=len(question.prompt) + (0 if include_tag else len(tag)), index=index)
+
+
+# ---------------------------------------------------------------- scoring
+
+
+class RowLosses(NamedTuple):
+    """What this rank scored, as matching.exchange.match takes it."""
+
+    row_R: Tensor  # int64
+    sum_R: Tensor  # float64, nats
+    count_R: Tensor  # float64
+    rows_max: int
+
+
+@torch.no_grad()
+def score(chunks: list[nn.Module], rows: list[Row], layout: Layout) -> RowLosses:
+    """Sum of NLL and count of every row this rank holds.
+
+    Megatron's forward-only schedule over all micro-batches in one pipeline fill; no activations are kept, dropout is
+    off. Empty but on the last pipeline stage at tensor rank 0; a context rank holds its part of each row.
+    """
+    plan = deal([r.length for r in rows], layout)
+    batches = list(build(rows, plan, layout))
+    was_training = chunks[0].training
+    for chunk in chunks:
+        chunk.eval()
+    reports = get_forward_backward_func()(
+        forward_step_func=_score_step,
+        data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
+        model=chunks if len(chunks) > 1 else chunks[0],
+        num_microbatches=len(batches),
+        seq_length=plan.time,
+        micro_batch_size=plan.batch,
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+    for chunk in chunks:
+        chunk.train(was_training)
+    device = torch.cuda.current_device()
+    if reports and parallel_state.get_tensor_model_parallel_rank() == 0:
+        row = torch.tensor([r for batch in batches for r in batch.rows], dtype=torch.int64, device=device)
+        total, count = torch.cat(reports, dim=1)
+    else:
+        row = torch.empty(0, dtype=torch.int64, device=device)
+        total = count = torch.empty(0, dtype=torch.float64, device=device)
+    return RowLosses(row, total, count, plan.rows_max)
+
+
+def _score_step(batches: Iterator[MicroBatch], model: nn.Module):
+    batch = model.data_step(batches)
+
+    def sums(nll_L: Tensor, non_loss_data: bool = True) -> Tensor:
+        """[2, rows of the micro-batch]: NLL summed in float64, tokens counted."""
+        out = torch.zeros(2, len(batch.rows), dtype=torch.float64, device=nll_L.device)
+        out[0].index_add_(0, batch.row, nll_L.double())
+        out[1].index_add_(0, batch.row, torch.ones_like(nll_L, dtype=torch.float64))
+        return out
+
+    return model.forward_step(batch), sums

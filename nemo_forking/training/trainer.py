@@ -1,0 +1,238 @@
+"""NeMo's trainer, strategy and callbacks, built from the configuration, and the one function that runs them."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.optimizer import OptimizerConfig
+from nemo import lightning as nl
+from nemo.lightning.megatron_parallel import MegatronStep
+from nemo.lightning.pytorch.plugins.data_sampler import DataSampler
+from transformers import AutoTokenizer
+
+from nemo_forking.config import Config
+from nemo_forking.data.token_file import TokenFile
+from nemo_forking.model import cpu, weights
+from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, WeightedOptimizer
+from nemo_forking.tags import Tags, add_to_tokenizer, make_tags
+from nemo_forking.training.checkpoint import Checkpoints, unwrapped
+from nemo_forking.training.loop import SetLoop
+from nemo_forking.training.step import SetStep
+
+
+def train(config: Config, after_step: Callable[[dict], None] | None = None) -> dict:
+    """Train to `trainer.max_steps` in this rank, continuing from the newest checkpoint, then export to Hugging Face.
+
+    Call it on every rank (torchrun, srun, or training.launch.fork_ranks). `after_step` sees each step's metrics on
+    every rank, after a due checkpoint was written. Returns the last step's metrics (complete on global rank 0).
+    """
+    _quiet()
+    cpu.install()
+    folder = Path(config.run.folder)
+    file = TokenFile(Path(config.data.folder))
+    tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer)
+    tags = make_tags(tokenizer, config.tags.spelling, config.tags.count, vocabulary_rows=config.model.vocab_size)
+    checkpoints = Checkpoints(folder / "checkpoints", config.trainer.keep_last)
+    latest = checkpoints.latest()
+
+    model = ForkingQwen2Model(
+        model_config(config), optimizer(config), weights=None if latest else initial_weights(config, tags)
+    )
+    loop = SetLoop(config, SetStep(config, file, tags), checkpoints, latest, after_step)
+    trainer = nl.Trainer(
+        accelerator=config.layout.accelerator,
+        devices=config.layout.devices,
+        num_nodes=config.layout.nodes,
+        max_steps=config.trainer.max_steps,
+        strategy=strategy(config),
+        plugins=nl.MegatronMixedPrecision("32" if config.model.precision == "fp32" else "bf16-mixed"),
+        callbacks=[loop],
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, NoData(SetSampler(loop)))
+    weights.export(
+        [unwrapped(chunk) for chunk in trainer.strategy.megatron_parallel],
+        folder / "model",
+        hf_config=hf_config(config, tokenizer),
+        tokenizer=add_to_tokenizer(tokenizer, tags),
+        provenance={"run": config.run.name, "steps": config.trainer.max_steps, "tags": asdict(tags)},
+    )
+    return loop.last
+
+
+class NoData(pl.LightningDataModule):
+    """What Lightning's loader yields: nothing of use. A step's data is a pure function of its number."""
+
+    def __init__(self, sampler: DataSampler):
+        super().__init__()
+        self.data_sampler = sampler
+
+    def train_dataloader(self):
+        """Zeros without end; the trainer stops at max_steps."""
+        return torch.utils.data.DataLoader(_Forever(), batch_size=None)
+
+
+class _Forever(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield 0
+
+
+class SetSampler(DataSampler):
+    """Replaces NeMo's step by the set step: NeMo lets a data sampler rewrite the step before the pipeline runs."""
+
+    dataloader_type = "single"  # NeMo asks; the micro-batches come one by one
+
+    def __init__(self, loop: SetLoop):
+        self.loop = loop
+
+    def setup(self, global_rank: int) -> None:
+        """Nothing: the set step deals its own micro-batches."""
+
+    def transform_dataloader(self, dataloader, consumed_samples: int = 0):
+        """The loader as it is."""
+        return dataloader
+
+    def on_megatron_step_start(self, step: MegatronStep) -> MegatronStep:
+        """Match, then hand Megatron the micro-batches of the matched pairs."""
+        return self.loop.begin(step)
+
+
+def model_config(config: Config) -> ForkingQwen2Config:
+    """The Megatron model configuration."""
+    m, layout = config.model, config.layout
+    on_cpu = layout.accelerator == "cpu"
+    recompute = {
+        "none": {},
+        "selective": {"recompute_granularity": "selective"},
+        "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+    }[layout.recompute]
+    # gloo frees a sent activation too early when outputs are deallocated, and mixes up batched sends of an interleaved
+    # pipeline of two: see docs/performance.md
+    cpu_only = {
+        "use_cpu_initialization": True,
+        "masked_softmax_fusion": False,
+        "bias_activation_fusion": False,
+        "gradient_accumulation_fusion": False,
+        "deallocate_pipeline_outputs": False,
+        "batch_p2p_sync": False,
+        "batch_p2p_comm": not layout.virtual_pipeline,
+        "overlap_p2p_comm": bool(layout.virtual_pipeline),
+    }
+    return ForkingQwen2Config(
+        num_layers=m.num_layers,
+        hidden_size=m.hidden_size,
+        ffn_hidden_size=m.ffn_hidden_size,
+        num_attention_heads=m.num_attention_heads,
+        num_query_groups=m.num_query_groups,
+        kv_channels=m.head_dim or m.hidden_size // m.num_attention_heads,
+        vocab_size=m.vocab_size,
+        seq_length=m.max_length,
+        rotary_base=m.rope_theta,
+        layernorm_epsilon=m.norm_eps,
+        share_embeddings_and_output_weights=m.tie_embeddings,
+        init_method_std=m.init_std,
+        cross_entropy_loss_fusion=False,
+        loss_chunk=config.loss.chunk,
+        **recompute,
+        **(cpu_only if on_cpu else {}),
+    )
+
+
+def optimizer(config: Config) -> WeightedOptimizer:
+    """Adam on Megatron; the learning rate is set by the loop before every step."""
+    o, bf16 = config.optim, config.model.precision == "bf16"
+    return WeightedOptimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=o.lr,
+            min_lr=o.min_lr,
+            weight_decay=o.weight_decay,
+            adam_beta1=o.beta1,
+            adam_beta2=o.beta2,
+            adam_eps=o.eps,
+            clip_grad=o.clip_grad,
+            bf16=bf16,
+            params_dtype=torch.bfloat16 if bf16 else torch.float32,
+            use_distributed_optimizer=config.layout.distributed_optimizer,
+            overlap_param_gather=config.layout.overlap_param_gather,
+        )
+    )
+
+
+def strategy(config: Config) -> nl.MegatronStrategy:
+    """NeMo's Megatron strategy for the layout."""
+    layout = config.layout
+    return nl.MegatronStrategy(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline,
+        context_parallel_size=layout.context,
+        sequence_parallel=layout.sequence_parallel,
+        pipeline_dtype=torch.float32 if config.model.precision == "fp32" else torch.bfloat16,
+        ckpt_async_save=False,
+        ckpt_optim_fully_reshardable=True,
+        replace_progress_bar=False,
+        ddp=DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=layout.distributed_optimizer,
+            overlap_grad_reduce=layout.overlap_grad_reduce,
+            overlap_param_gather=layout.overlap_param_gather,
+            check_for_nan_in_grad=True,
+        ),
+    )
+
+
+def initial_weights(config: Config, tags: Tags) -> weights.Source:
+    """The base model's weights (or seeded random ones), tag rows initialised."""
+    if config.model.base:
+        source = weights.from_folder(config.model.base)
+    else:
+        shapes = model_config(config)
+        source = weights.from_seed(
+            lambda name: weights.hf_shape(shapes, name), config.run.seed, config.model.init_std, config.model.num_layers
+        )
+    return weights.with_tags(source, tags, config.tags.noise, config.tags.seed)
+
+
+def hf_config(config: Config, tokenizer) -> dict:
+    """The config.json of the exported model."""
+    m = config.model
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "hidden_size": m.hidden_size,
+        "intermediate_size": m.ffn_hidden_size,
+        "num_hidden_layers": m.num_layers,
+        "num_attention_heads": m.num_attention_heads,
+        "num_key_value_heads": m.num_query_groups,
+        "head_dim": m.head_dim or m.hidden_size // m.num_attention_heads,
+        "vocab_size": m.vocab_size,
+        "rope_theta": m.rope_theta,
+        "rms_norm_eps": m.norm_eps,
+        "tie_word_embeddings": m.tie_embeddings,
+        "max_position_embeddings": m.max_length,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "use_cache": True,
+        "torch_dtype": "float32" if m.precision == "fp32" else "bfloat16",
+    }
+
+
+def _quiet() -> None:
+    """NeMo and Lightning log every stage of their set-up; a user wants one line a step."""
+    warnings.filterwarnings("ignore")
+    for name in ("nemo_logger", "lightning.pytorch", "megatron", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
