@@ -55,6 +55,7 @@ def _rank(rank: int, fn: Callable[..., Any], world: int, folder: Path, timeout: 
             dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
             result = pickle.dumps(fn(rank, *args))
             (folder / f"result{rank}").write_bytes(result)
+            dist.barrier()  # a rank that leaves early breaks the others' connecting
             dist.destroy_process_group()
         except BaseException as error:
             _record(error, folder / f"error{rank}")

@@ -18,6 +18,11 @@ def test_results_come_back_in_rank_order_after_a_collective():
     assert run(total, 2, 10) == [(0, 21.0), (1, 21.0)]
 
 
+def test_a_rank_that_finishes_at_once_does_not_break_the_others_start():
+    for _ in range(10):
+        assert run(lambda rank: rank, 3) == [0, 1, 2]
+
+
 def test_backward_works_in_a_rank_forked_after_a_backward_in_the_parent():
     torch.ones(3, requires_grad=True).sum().backward()
 
