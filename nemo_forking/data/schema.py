@@ -111,7 +111,7 @@ class _Row:
 
     def _parse(self, raw: bytes) -> dict | None:
         try:
-            row = json.loads(raw.decode("utf-8"))
+            row = json.loads(raw.decode("utf-8").rstrip())
         except UnicodeDecodeError as error:
             message = f"byte {raw[error.start]:#04x} at column {error.start + 1} is not UTF-8"
             return self._problem("bad_utf8", "line", message)
