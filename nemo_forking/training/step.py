@@ -163,7 +163,7 @@ def training_rows(questions: list[Question], sigma_QM, tags: Tags, normalise: st
         for trace, tag in zip(question.traces, sigma_M, strict=False):  # sigma_M is padded
             ids = tags.ids_NK[tag] if tag >= 0 else ()
             rows.append(_row(question, ids, trace.ids, include_tag, index=len(rows)))
-    weights_P = token_weight(np.array([r.counted for r in rows]), normalise)
+    weights_P = token_weight(np.array([r.counted for r in rows]), normalise, questions=len(questions))
     return [replace(row, weight=float(weight)) for row, weight in zip(rows, weights_P, strict=True)]
 
 

@@ -234,5 +234,5 @@ def hf_config(config: Config, tokenizer) -> dict:
 def _quiet() -> None:
     """NeMo and Lightning log every stage of their set-up; a user wants one line a step."""
     warnings.filterwarnings("ignore")
-    for name in ("nemo_logger", "lightning.pytorch", "megatron", "torch.distributed"):
+    for name in ("nemo_logger", "lightning", "lightning.pytorch", "lightning.fabric", "megatron", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
