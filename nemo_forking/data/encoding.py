@@ -9,7 +9,7 @@ nothing quotes a control token the ids are those the tokenizer itself gives for 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,25 +91,42 @@ class Field:
 
 
 class Template:
-    """Template text in which ``{name}`` is replaced by plain text and control tokens are real ones.
+    """Template text with fields that are filled with plain text; control tokens of the template are real ones.
 
     Args:
-        text: template text; braces around anything but a name of `fields` are kept as they are.
-        fields: names that may be filled in.
-        where: configuration key, for messages.
+        parts: template text and fields, in order.
+
+    Attributes:
+        text: the template with its fields as ``{name}``.
+        fields: names of its fields.
     """
 
-    def __init__(self, encoder: TextEncoder, text: str, fields: Iterable[str], where: str) -> None:
-        self.text = text
+    def __init__(self, encoder: TextEncoder, parts: Sequence[str | Field]) -> None:
+        self.text = "".join(f"{{{part.name}}}" if isinstance(part, Field) else part for part in parts)
+        self.fields = frozenset(part.name for part in parts if isinstance(part, Field))
         self._encoder = encoder
-        names = tuple(fields)
-        pieces = re.split("{(" + "|".join(map(re.escape, names)) + ")}", text)
         self._parts: list[int | str | Field] = []
-        for index, piece in enumerate(pieces):
-            self._parts += [Field(piece)] if index % 2 else encoder.split_control(piece)
-        self.fields = frozenset(part.name for part in self._parts if isinstance(part, Field))
-        if names[0] not in self.fields:
-            raise UserError(f"{where}: the template {text!r} lacks {{{names[0]}}}; put it where that text belongs")
+        for part in parts:
+            self._parts += [part] if isinstance(part, Field) else encoder.split_control(part)
+
+    @classmethod
+    def parse(cls, encoder: TextEncoder, text: str, fields: Sequence[str], where: str) -> Template:
+        """Read a template string; braces around anything but a name of `fields` are kept as they are.
+
+        Args:
+            encoder: encoder of the run's tokenizer.
+            text: template string.
+            fields: names that may be filled in; the first one must be there.
+            where: configuration key, for messages.
+
+        Raises:
+            UserError: the first field is not in the template.
+        """
+        pieces = re.split("{(" + "|".join(map(re.escape, fields)) + ")}", text)
+        template = cls(encoder, [Field(piece) if index % 2 else piece for index, piece in enumerate(pieces)])
+        if fields[0] not in template.fields:
+            raise UserError(f"{where}: the template {text!r} lacks {{{fields[0]}}}; put it where that text belongs")
+        return template
 
     def encode(self, rows: Sequence[Mapping[str, str]]) -> list[list[int]]:
         """Encode one sequence of ids per row; all plain text of all rows goes through the tokenizer in one batch."""

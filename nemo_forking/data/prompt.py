@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nemo_forking.data.encoding import Template, TextEncoder
+from nemo_forking.data.encoding import Field, Template, TextEncoder
 from nemo_forking.errors import UserError
 
 CHAT = "chat"  # data.prompt value that stands for the tokenizer's own chat template
@@ -38,14 +38,13 @@ class PromptFormat:
     def __init__(self, tokenizer, prompt: str, target: str, system: str | None = None) -> None:
         self.encoder = TextEncoder(tokenizer)
         if prompt == CHAT:
-            prompt = _chat_template(tokenizer, system)
-        elif system is not None:
-            raise UserError(
-                "data.system is set, but data.prompt is a template string; write the system message into it"
-            )
-        self.prompt_text = prompt
-        self._prompt = Template(self.encoder, prompt, ("question",), "data.prompt")
-        self._target = Template(self.encoder, target, ("trace", "answer"), "data.target")
+            self._prompt = _chat_template(self.encoder, tokenizer, system)
+        else:
+            self._prompt = Template.parse(self.encoder, prompt, ("question",), "data.prompt")
+            if system is not None:
+                raise UserError("data.system is set, but data.prompt is a template string; write the message into it")
+        self._target = Template.parse(self.encoder, target, ("trace", "answer"), "data.target")
+        self.prompt_text = self._prompt.text
 
     def prompts(self, questions: Sequence[str]) -> list[list[int]]:
         """Return the prompt ids of every question."""
@@ -66,16 +65,16 @@ def loss_mask(prompt: int, tag: int, target: int, include_tag: bool) -> np.ndarr
     return mask_T
 
 
-def _chat_template(tokenizer, system: str | None) -> str:
-    """Render the chat template around a stand-in for the question, and return it as a template string."""
+def _chat_template(encoder: TextEncoder, tokenizer, system: str | None) -> Template:
+    """Render the chat template around a stand-in for the question."""
     if not getattr(tokenizer, "chat_template", None):
         raise UserError("data.prompt=chat, but the tokenizer has no chat template; give a string with {question}")
     messages = [{"role": "user", "content": _MARK}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    if text.count(_MARK) != 1:
+    pieces = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True).split(_MARK)
+    if len(pieces) != 2:
         raise UserError(
             "the tokenizer's chat template does not hold the question exactly once; give data.prompt a string"
         )
-    return text.replace("{question}", "{ question}").replace(_MARK, "{question}")
+    return Template(encoder, [pieces[0], Field("question"), pieces[1]])
