@@ -9,6 +9,10 @@ SHELL := /bin/bash
 export PYTHONPATH := $(CURDIR)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+ifndef NEMO_FORKING_PYTHON
+# A CUDA build of torch on a machine without a GPU: NeMo's import asks for an architecture list and fails on an empty one.
+export TORCH_CUDA_ARCH_LIST ?= 9.0
+endif
 
 environment = python=$$(.ci/environment)
 

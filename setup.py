@@ -1,4 +1,4 @@
-"""The package and its extras; tool settings are in pyproject.toml, the pinned CPU environment in requirements/cpu.lock."""
+"""The package and its extras; the pinned CPU environment is requirements/cpu.lock, tool settings pyproject.toml."""
 
 import re
 from pathlib import Path

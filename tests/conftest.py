@@ -1,0 +1,24 @@
+"""What every test shares. The environment is set here, before anything imports torch."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are processes; threads would only fight over the cores
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # compiling costs more than the small models of the tests
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # Megatron asks for it with tensor parallelism
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no warning from every fork
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest  # noqa: E402
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real traces and of the real Qwen2.5 tokenizer; tests that need it are skipped where it is absent."""
+    place = Path(os.environ.get("NEMO_FORKING_SHARED", CHECKOUT.parent / "shared" / "data"))
+    if not place.is_dir():
+        pytest.skip(f"no real data at {place} (environment variable NEMO_FORKING_SHARED names another folder)")
+    return place
