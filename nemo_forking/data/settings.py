@@ -79,3 +79,5 @@ def check_settings(config: DataConfig) -> None:
         )
     if config.max_length <= TAG_ROOM:
         raise UserError(f"data.max_length is {config.max_length}; it must leave room for a prompt, a tag and a trace")
+    if config.max_questions is not None and config.max_questions < 1:
+        raise UserError(f"data.max_questions is {config.max_questions}; give a number above 0, or null for all")
