@@ -53,6 +53,16 @@ def test_every_value_is_marked_paper_ours_or_unpublished(experiment):
     assert {key: mark.place for key, mark in marks.items() if mark.kind == "unpublished" and not mark.note} == {}
 
 
+@pytest.mark.parametrize("layout", sorted(file.stem for file in (CONF / "layout").glob("*.yaml")))
+def test_every_layout_suits_the_model_it_is_made_for(layout):
+    experiment = "tiny" if layout.startswith("cpu") else "ssft_math_32b"
+    config = load([f"experiment={experiment}", f"layout={layout}"])
+    parts = config.layout.tensor * config.layout.pipeline * config.layout.context * config.layout.data
+    assert parts == config.layout.processes
+    if not layout.startswith("cpu"):
+        assert config.layout.processes == int(layout.partition("x")[0])  # 64xa100: 64 GPUs
+
+
 def test_every_key_has_help():
     for block in blocks():
         assert [name for name, text in help_lines(block).items() if not text] == [], block.__name__
