@@ -91,6 +91,17 @@ class TokenFile:
         name = self._id_text[self._id_start[index] : self._id_start[index + 1]].decode()
         return Question(index, name, self._sequence(first), tuple(traces))
 
+    def longest(self) -> int:
+        """Return the tokens of the longest prompt and target together, the tag apart."""
+        lengths_S = np.diff(self._sequence_start)
+        prompts_Q, traces_Q = lengths_S[self._question_start[:-1]], np.diff(self._question_start) - 1
+        targets = lengths_S[self._teacher >= 0]
+        return int((np.repeat(prompts_Q, traces_Q) + targets).max(initial=0))
+
+    def most_traces(self) -> int:
+        """Return the number of traces of the question with most."""
+        return int(np.diff(self._question_start).max(initial=1)) - 1
+
     def _sequence(self, number: int) -> np.ndarray:
         start, end = self._sequence_start[number : number + 2]
         return self._tokens[start:end].astype(np.int64)

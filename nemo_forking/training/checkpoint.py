@@ -16,6 +16,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from nemo.lightning import MegatronStrategy
 
 from nemo_forking.errors import UserError
+from nemo_forking.training.identity import check_same
 
 
 class Checkpoints:
@@ -48,12 +49,13 @@ class Checkpoints:
                 shutil.rmtree(old)
         dist.barrier()
 
-    def load(self, strategy: MegatronStrategy, path: Path) -> dict:
+    def load(self, strategy: MegatronStrategy, path: Path, identity: dict) -> dict:
         """Restore model and optimizer under the present layout; returns `extra`. Every rank calls it.
 
-        Raises UserError naming the checkpoint when it does not fit the model.
+        Raises UserError when the checkpoint is another run's (training.identity), or does not fit the model.
         """
         extra = json.loads((path / "extra.json").read_text())
+        check_same(extra["identity"], identity, path)
         for optimizer in _optimizers(strategy):
             if isinstance(optimizer, DistributedOptimizer):
                 _allow_loading(optimizer)

@@ -1,4 +1,7 @@
-"""Local ranks: import NeMo once, then fork (CPU only; on GPUs torchrun or srun starts the ranks)."""
+"""Starts a training run: in this process where a launcher made it a rank, else in local ranks forked from it.
+
+Forking imports NeMo once for all ranks; it is for CPU only, on GPUs torchrun or srun starts the ranks.
+"""
 
 import ctypes
 import multiprocessing as mp
@@ -12,6 +15,59 @@ from multiprocessing import connection
 from typing import Any
 
 import torch
+
+from nemo_forking.config import Config, save_resolved
+from nemo_forking.data.settings import TAG_ROOM
+from nemo_forking.data.token_file import TokenFile
+from nemo_forking.errors import UserError
+from nemo_forking.training.identity import finished
+
+
+def start_training(config: Config) -> None:
+    """Train as configured, from the newest checkpoint on; nothing when the exported model is there already.
+
+    Under torchrun or srun every rank calls it. Raises UserError before any rank starts for data, settings or a run
+    folder that do not fit.
+    """
+    file = TokenFile(config.data.folder)
+    check_data_fits(config, file)
+    if finished(config, file):
+        return
+    launched = "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    if not launched and config.layout.accelerator == "gpu" and config.layout.processes > 1:
+        raise UserError(
+            f"layout has {config.layout.processes} GPU processes, but no launcher started this one: use "
+            f"`torchrun --nproc-per-node {config.layout.devices} {sys.argv[0]} ...`, or srun (slurm/)"
+        )
+    from nemo_forking.training.trainer import train  # NeMo: seconds to import, so only once all is checked
+
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:
+        save_resolved(config, config.run.folder)
+    if launched:
+        train(config)
+    else:
+        fork_ranks(train, config.layout.processes, config)
+
+
+def check_data_fits(config: Config, file: TokenFile) -> None:
+    """Refuse data that model, packed micro-batch or tags cannot hold; raises UserError with the key to change."""
+    where, longest, traces = config.data.folder, file.longest() + TAG_ROOM, file.most_traces()
+    if longest > config.model.max_length:
+        raise UserError(
+            f"{where} has a sequence of {longest} tokens, but model.max_length is {config.model.max_length}: prepare "
+            f"it with data.max_length={config.model.max_length}"
+        )
+    if config.batch.packing and longest > config.batch.tokens:
+        raise UserError(
+            f"{where} has a sequence of {longest} tokens, but a packed micro-batch holds batch.tokens="
+            f"{config.batch.tokens}: raise it, or prepare with data.max_length={config.batch.tokens}"
+        )
+    needs_own_tag = config.matching.rule in ("optimal", "random", "fixed")
+    if needs_own_tag and traces > config.tags.count and not config.data.sample_down:
+        raise UserError(
+            f"{where} has a question with {traces} traces for {config.tags.count} tags: raise tags.count, prepare with "
+            f"data.traces={config.tags.count}, or set data.sample_down=true"
+        )
 
 
 class RankFailed(RuntimeError):
@@ -65,8 +121,6 @@ def _collect(pipes, processes) -> list[Any]:
 
 
 def _rank_main(function, rank, ranks, port, send, args) -> None:
-    from nemo_forking.errors import UserError
-
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans training on after the parent is killed
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
     os.environ.update({k: str(v) for k, v in numbers.items()})

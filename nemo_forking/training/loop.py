@@ -11,6 +11,7 @@ from nemo.lightning.megatron_parallel import MegatronStep
 
 from nemo_forking.config import Config
 from nemo_forking.training.checkpoint import Checkpoints
+from nemo_forking.training.identity import identity
 from nemo_forking.training.metrics import Metrics
 from nemo_forking.training.schedule import learning_rate
 from nemo_forking.training.step import Matched, SetStep
@@ -28,6 +29,7 @@ class SetLoop(pl.Callback):
         after_step: Callable[[dict], None] | None,
     ):
         self.config, self.set_step, self.checkpoints = config, set_step, checkpoints
+        self.identity = identity(config, set_step.file)
         self.latest, self.after_step = latest, after_step
         self.metrics: Metrics | None = None
         self.matched: Matched | None = None
@@ -39,7 +41,7 @@ class SetLoop(pl.Callback):
         """Continue from the newest checkpoint, under whatever layout this run has."""
         done = 0
         if self.latest:
-            extra = self.checkpoints.load(trainer.strategy, self.latest)
+            extra = self.checkpoints.load(trainer.strategy, self.latest, self.identity)
             done = extra["step"]
             self.set_step.statistics.load_state_dict(extra["statistics"])
         progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
@@ -80,7 +82,7 @@ class SetLoop(pl.Callback):
             self.metrics.write(record)
         every, last = self.config.trainer.checkpoint_every, self.config.trainer.max_steps
         if record["step"] % every == 0 or record["step"] == last:
-            extra = {"statistics": self.set_step.statistics.state_dict()}
+            extra = {"identity": self.identity, "statistics": self.set_step.statistics.state_dict()}
             self.checkpoints.save(trainer.strategy, record["step"], extra)
         self.last = record
         if self.after_step:

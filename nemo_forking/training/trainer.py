@@ -66,7 +66,7 @@ def train(config: Config, after_step: Callable[[dict], None] | None = None) -> d
         folder / "model",
         hf_config=hf_config(config, tokenizer),
         tokenizer=add_to_tokenizer(tokenizer, tags),
-        provenance={"run": config.run.name, "steps": config.trainer.max_steps, "tags": asdict(tags)},
+        provenance={"run": config.run.name, "identity": loop.identity, "tags": asdict(tags)},
     )
     return loop.last
 
