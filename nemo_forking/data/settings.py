@@ -12,29 +12,29 @@ FlagRule = Literal["any", "not_false", "only_true"]
 TAG_ROOM = 5  # tokens of the longer tag spelling; one prepared folder serves both spellings
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataConfig:
     """Settings of the data (conf group `data`).
 
     Attributes:
-        source: JSONL files, read in this order.
-        folder: prepared folder to write, and to train from.
-        tokenizer: folder of a Hugging Face tokenizer.
-        format: "native" or "s1k" (see `nemo_forking.data.schema`).
-        prompt: "chat" for the tokenizer's chat template, or a template string with {question}.
-        system: system message of the chat template; null for the template's default.
-        target: template string with {trace} and, if it is part of the target, {answer}.
-        traces: M, the most traces of a question to keep.
-        min_traces: questions left with fewer are dropped.
-        choose: which M of the available traces: "balanced", "random" or "order" (`nemo_forking.data.choose`).
-        teachers: use these teachers only; null for all.
-        complete: filter on the flag of a trace: "any", "not_false" (keep true and absent) or "only_true".
-        correct: likewise.
-        max_length: longest prompt + tag + target in tokens, with room for either tag spelling; longer ones are dropped.
-        max_questions: stop after this many questions; null for all.
-        strict: stop at the first problem of any kind.
-        seed: seed of the choice of traces.
-        sample_down: in training, draw from the traces of a question that has more than there are tags, not refuse it.
+        source: JSONL files, read in this order
+        folder: prepared folder to write, and to train from
+        tokenizer: folder of a Hugging Face tokenizer
+        format: columns of the source files (docs/data.md)
+        prompt: "chat" for the tokenizer's chat template, or a template string with {question}
+        system: system message of the chat template; null for the template's default
+        target: template string of all that follows the tag, with {trace} and perhaps {answer}
+        traces: M, the most traces of a question to keep
+        min_traces: a question left with fewer is dropped
+        choose: which M of the available traces (docs/data.md)
+        teachers: use the traces of these teachers only; null for all
+        complete: keep traces by this flag; not_false keeps true and absent
+        correct: keep traces by this flag; not_false keeps true and absent
+        max_length: longest prompt + tag + target, tokens, with room for either tag spelling; longer traces are dropped
+        max_questions: stop after this many questions; null for all
+        strict: stop at the first problem of any kind
+        seed: seed of the choice of traces
+        sample_down: in training, draw from a question's traces when they outnumber the tags, instead of refusing it
     """
 
     source: list[str] = field(default_factory=list)

@@ -22,15 +22,29 @@ SAMPLE_ENDS = 120  # tokens shown at either end of a long part of the sample
 
 @contextmanager
 def progress_bar(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar over bytes with the time left; gives the function to call with (bytes done, all bytes)."""
+    """Give the function to call with (bytes done, all bytes); the bar with the time left appears at its first call."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
+    task = bar.add_task(label, total=None)
+
+    def advance(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def print_problems(console: Console, report: Report) -> None:
-    """Print how many problems of each kind there are, and the first ones of each."""
+    """Print how many problems of each kind there are, and the first ones of each.
+
+    A strict run has one problem, which its error tells, so nothing is printed for it.
+    """
+    if report.strict:
+        return
     if not report.counts:
         console.print("No problems found.")
         return
