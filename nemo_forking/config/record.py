@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from nemo_forking import __version__
 from nemo_forking.config.load import build
 from nemo_forking.config.schema import Config
 from nemo_forking.errors import UserError
+from nemo_forking.files import write_aside
 
 RESOLVED, VERSIONS = "config.yaml", "versions.json"
 PACKAGES = (
@@ -36,8 +36,8 @@ def save_resolved(config: Config, folder: str | Path) -> None:
     """Writes config.yaml and versions.json into a run folder, each one whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / RESOLVED, resolved_yaml(config))
-    _write(folder / VERSIONS, json.dumps(versions(), indent=1) + "\n")
+    write_aside(folder / RESOLVED, resolved_yaml(config))
+    write_aside(folder / VERSIONS, json.dumps(versions(), indent=1) + "\n")
 
 
 def read_resolved(folder: str | Path) -> Config:
@@ -105,9 +105,3 @@ def _git(root: Path, *command: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

@@ -17,6 +17,7 @@ from nemo_forking.evaluation.results import (
     systems_of,
     with_curves,
 )
+from nemo_forking.files import write_aside
 
 SHOWN_QUESTIONS = 12  # questions whose completions the report shows in full
 
@@ -61,9 +62,9 @@ def write_report(folder: Path) -> tuple[Path, Path]:
 
     (folder / "plots").mkdir(exist_ok=True)
     for name, image in figures.items():
-        _write_aside(folder / linked[name].source, image)
-    _write_aside(folder / "report.md", markdown.encode())
-    _write_aside(folder / "report.html", html.encode())
+        write_aside(folder / linked[name].source, image)
+    write_aside(folder / "report.md", markdown)
+    write_aside(folder / "report.html", html)
     return folder / "report.html", folder / "report.md"
 
 
@@ -175,9 +176,3 @@ def _data_url(image: bytes) -> str:
 def _shown_width(image: bytes) -> int:
     """CSS pixels at which every plot's text has one size; a PNG states its width in bytes 16 to 19."""
     return int.from_bytes(image[16:20], "big") * 96 // plots.DPI
-
-
-def _write_aside(path: Path, content: bytes) -> None:
-    aside = path.with_name(path.name + ".aside")
-    aside.write_bytes(content)
-    aside.replace(path)

@@ -26,6 +26,7 @@ from pathlib import Path
 from nemo_forking.engines.interface import Completion, Engine, Request, request_seed
 from nemo_forking.engines.progress import track
 from nemo_forking.errors import UserError
+from nemo_forking.files import write_aside
 
 Parse = Callable[[str], "str | None"]
 Key = tuple[str, int, int]  # question id, tag, round
@@ -80,7 +81,12 @@ def draw_samples(
     independent samples under the same prompts, comparable with N tags.
 
     Args:
+        engine: what completes the prompts.
+        questions: held-out questions; their ids differ.
         tags_NK: ids put behind the prompt, for every tag.
+        settings: how many samples, and how they are drawn.
+        reader: makes text, answer and route of a completion.
+        path: the samples file.
         identity: what else the samples depend on, e.g. `{"weights": weights_hash(folder)}`.
         progress: the progress bar's label; None shows no bar.
 
@@ -106,7 +112,7 @@ def draw_samples(
             file.write(_line(samples[key]))
             file.flush()
     ordered = [samples[key] for _, _, key in plan.values()]
-    _write_aside(path, "".join(map(_line, ordered)))
+    write_aside(path, "".join(map(_line, ordered)))
     partial.unlink()
     return ordered
 
@@ -187,7 +193,7 @@ def _check_settings(path: Path, partial: Path, fingerprint: dict, engine: Engine
     """Writes the settings beside new samples; raises UserError where samples drawn otherwise are."""
     beside = path.with_name(path.name + ".settings.json")
     if not path.exists() and not partial.exists():
-        _write_aside(beside, json.dumps({**fingerprint, "engine": engine.describe()}, indent=2) + "\n")
+        write_aside(beside, json.dumps({**fingerprint, "engine": engine.describe()}, indent=2) + "\n")
         return
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
@@ -231,13 +237,3 @@ def _parse(line: str, path: Path, number: int) -> dict:
 
 def _line(sample: dict) -> str:
     return json.dumps(sample) + "\n"
-
-
-def _write_aside(path: Path, text: str) -> None:
-    """Writes a file under another name and renames it, so that it is never seen half-written."""
-    aside = path.with_name(path.name + ".aside")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from nemo_forking.files import write_aside
+
 
 class Metrics:
     """Rank 0's record of a run; on a resume, lines of steps that will be trained again are dropped first."""
@@ -33,9 +35,7 @@ class Metrics:
         for line in self.file.read_text().splitlines(keepends=True):
             if line.endswith("\n") and json.loads(line)["step"] <= done:  # a kill may leave half a line
                 kept.append(line)
-        aside = self.file.with_suffix(".partial")
-        aside.write_text("".join(kept))
-        aside.rename(self.file)
+        write_aside(self.file, "".join(kept))
 
     def write(self, record: dict) -> None:
         """Append one step's record."""
