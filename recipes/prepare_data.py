@@ -32,7 +32,7 @@ def main(config) -> None:
     file = TokenFile(prepared.folder)
     sample = file.question(0)
     print_sample(console, sample, file.teachers, tags, add_to_tokenizer(tokenizer, tags), config.loss.include_tag)
-    console.print(f"Prepared {len(file)} questions in {prepared.folder}", style="bold", soft_wrap=True)
+    console.print(f"Prepared {len(file)} questions in {prepared.folder}", style="bold", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -62,19 +62,21 @@ def print_problems(console: Console, report: Report) -> None:
 
 def print_summary(console: Console, manifest: dict) -> None:
     """Print counts and the length statistics of a manifest."""
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in manifest["counts"].items())
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest["counts"].items())
     console.print(counts, soft_wrap=True)
     lengths = manifest["lengths"]
-    columns = ("count", "total", "mean", "p50", "p90", "p99", "max")
-    table = Table("tokens", *columns, title="Lengths")
-    table.columns[0].overflow = "fold"
-    for column in table.columns[1:]:
-        column.justify = "right"
-    rows = {"prompt": lengths["prompt"], "target": lengths["target"]}
-    rows |= {f"  {name}": statistics for name, statistics in lengths["teacher"].items()}
+    both = {"prompt": lengths["prompt"], "target": lengths["target"]}
+    console.print(_length_table("tokens", both, ("count", "total", "mean", "p50", "p90", "p99", "max")))
+    console.print(_length_table("targets of", lengths["teacher"], ("count", "mean", "max")))
+
+
+def _length_table(title: str, rows: dict[str, dict], columns: tuple[str, ...]) -> Table:
+    table = Table(title)
+    for column in columns:
+        table.add_column(column, justify="right")
     for name, statistics in rows.items():
-        table.add_row(Text(name), *(f"{statistics[column]:,}" for column in columns))
-    console.print(table)
+        table.add_row(Text(name, overflow="fold"), *(f"{statistics[column]:,}" for column in columns))
+    return table
 
 
 def print_sample(
