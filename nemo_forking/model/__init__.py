@@ -1,1 +1,1 @@
-"""Qwen2 on Megatron through NeMo: the only folder, with training/, that meets NeMo."""
+"""Qwen2 on Megatron (gpt.py, layers.py, weights.py) and through NeMo (qwen2.py: with training/, all that meets it)."""
