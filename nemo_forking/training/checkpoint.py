@@ -32,6 +32,8 @@ class Checkpoints:
 
     def save(self, strategy: MegatronStrategy, step: int, extra: dict) -> None:
         """Every rank calls it. `extra` (json) is rank 0's. Collectives: Megatron's own, and world barriers."""
+        if strategy.ddp_config.overlap_param_gather:  # else the others' share of the step arrives with the next forward
+            strategy.megatron_parallel.force_param_sync()
         final, aside = self.folder / f"step_{step:07d}", self.folder / f".step_{step:07d}.partial"
         if dist.get_rank() == 0:
             for stale in self.folder.glob(".step_*.partial"):
