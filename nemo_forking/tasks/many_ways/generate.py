@@ -1,0 +1,72 @@
+"""Rows of the task in the project's JSONL schema (docs/data.md), made from a seed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_forking.errors import UserError
+from nemo_forking.files import write_aside
+from nemo_forking.tasks.many_ways.questions import KINDS, SHARES, Question, draw
+from nemo_forking.tasks.many_ways.teachers import TEACHERS, Teacher, experts
+
+LIMIT = 200_000  # questions of one split; far fewer than there are, so that drawing new ones stays quick
+
+
+def generate(count: int, seed: int, split: str = "train") -> Iterator[dict]:
+    """Yield `count` different questions of a split, all kinds equally often, with their teachers' traces.
+
+    Traces of a question stand in random order. A `base` question has a trace of every teacher. The others have four: of
+    the two teachers strong at the question only one, drawn by chance, has answered, for worked traces are rarer.
+
+    Args:
+        count: number of questions, at most 200,000.
+        seed: the rows depend on (seed, split) alone, and the first ones not on `count`.
+        split: "base", "train" or "heldout"; no question is in two of them, whatever the seeds.
+
+    Raises:
+        UserError: an unknown split or too many questions.
+    """
+    if split not in SHARES:
+        raise UserError(f"the split is {split!r}; choose one of {', '.join(SHARES)}")
+    if not 0 <= count <= LIMIT:
+        raise UserError(f"{count} questions are asked of the split {split}; the task makes 0 to {LIMIT}")
+    rng = random.Random(f"many_ways {split} {seed}")
+    seen: set[Question] = set()
+    for index in range(count):
+        question = _new_question(rng, KINDS[index % len(KINDS)], split, seen)
+        teachers = _answering(rng, question, split)
+        yield {
+            "id": f"{split}-{seed}-{index:06d}",
+            "question": question.text,
+            "answer": question.answer,
+            "traces": [
+                {"teacher": teacher.name, "text": teacher.trace(question), "complete": True, "correct": True}
+                for teacher in teachers
+            ],
+        }
+
+
+def write(folder: str | Path, *, base: int, train: int, heldout: int, seed: int) -> None:
+    """Write base.jsonl, train.jsonl and heldout.jsonl, of the given numbers of questions, to `folder`."""
+    for split, count in (("base", base), ("train", train), ("heldout", heldout)):
+        lines = "".join(json.dumps(row) + "\n" for row in generate(count, seed, split))
+        write_aside(Path(folder) / f"{split}.jsonl", lines)
+
+
+def _new_question(rng: random.Random, kind: str, split: str, seen: set[Question]) -> Question:
+    while (question := draw(rng, kind)) in seen or question.split != split:
+        pass
+    seen.add(question)
+    return question
+
+
+def _answering(rng: random.Random, question: Question, split: str) -> list[Teacher]:
+    """The teachers whose traces the question has, in random order."""
+    teachers = list(TEACHERS.values())
+    if split != "base":
+        teachers.remove(rng.choice(experts(question)))
+    rng.shuffle(teachers)
+    return teachers
