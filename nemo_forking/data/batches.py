@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nemo_forking.errors import UserError
+
 
 @dataclass(frozen=True)
 class Row:
@@ -89,7 +91,7 @@ def deal(lengths: Sequence[int], layout: Layout) -> Deal:
     """Deal rows of these lengths to ranks: the same number of micro-batches each, near-equal tokens.
 
     Packed: longest row first, each into the emptiest bin with room, with as few bins as hold them all. Padded: rows
-    of like length share a micro-batch. Raises ValueError when a row is longer than a packed micro-batch.
+    of like length share a micro-batch. Raises UserError when a row is longer than a packed micro-batch.
     """
     lengths = np.array([_round_up(n, layout.row_multiple) for n in lengths], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
@@ -111,7 +113,7 @@ def deal(lengths: Sequence[int], layout: Layout) -> Deal:
 
 def _pack(lengths: np.ndarray, order: np.ndarray, capacity: int, step: int) -> list[list[int]]:
     if lengths.max() > capacity:
-        raise ValueError(
+        raise UserError(
             f"a row of {lengths.max()} tokens does not fit a packed micro-batch of {capacity}: raise batch.tokens "
             "(or batch.match_tokens), or lower data.max_length"
         )

@@ -74,17 +74,19 @@ def from_folder(folder: str | Path) -> Source:
     return get
 
 
-def from_seed(shapes: Callable[[str], tuple[int, ...]], seed: int, std: float, layers: int) -> Source:
+def from_seed(shapes: Callable[[str], tuple[int, ...]], seed: int, std: float, bias_std: float) -> Source:
     """Random weights, each tensor from a generator seeded by its own name: the same under every layout.
 
-    Norms are 1, biases 0, matrices normal with `std`, those that write into the residual stream std / sqrt(2 layers).
+    Norms are 1 and matrices normal with `std`, as transformers initialises Qwen2. Query and key biases are normal with
+    `bias_std`: under rotary embeddings their product is a preference for certain distances, so a tiny model starts with
+    heads that look at places instead of having to find them (docs/many_ways.md has the measured effect).
     """
 
     def get(name: str) -> Tensor:
         shape = shapes(name)
-        if len(shape) == 1:
-            return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
-        scale = std / (2 * layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else std
+        if name.endswith("norm.weight"):
+            return torch.ones(shape)
+        scale = {"q_proj.bias": bias_std, "k_proj.bias": bias_std, "v_proj.bias": 0.0}.get(name[-11:], std)
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         return torch.randn(shape, generator=generator) * scale
 
@@ -142,7 +144,10 @@ def load(model: nn.Module, source: Source) -> None:
     rank = parallel_state.get_tensor_model_parallel_rank()
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     for name, param in model.named_parameters():
-        parts = [_checked(source(n), n, model.config) for n in _hf_names(model, name)]
+        names = _hf_names(model, name)
+        if model.share_embeddings_and_output_weights and names == [HEAD]:
+            names = [EMBEDDING]  # the last pipeline stage's copy, whatever the source holds for the head
+        parts = [_checked(source(n), n, model.config) for n in names]
         full, dim = _fuse(model.config, name, parts), _sharded_dim(name, param)
         shard = full if dim < 0 else full.chunk(ranks, dim)[rank]
         param.copy_(shard.reshape(param.shape))

@@ -1,4 +1,4 @@
-"""Tiny training runs for the distributed tests: a real prepared folder, a base model written by transformers, forked ranks.
+"""Tiny training runs for the distributed tests: real prepared data, a base written by transformers, forked ranks.
 
 NeMo is imported here, once for all tests of a session; a run then costs the fork and its steps.
 """
@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from nemo_forking.config import Config, build
 from nemo_forking.data.folders import written_aside
 from nemo_forking.data.token_file import MANIFEST, TokenFileWriter
-from nemo_forking.training.launch import RankFailed, fork_ranks
+from nemo_forking.training.launch import fork_ranks
 from nemo_forking.training.trainer import train
 from tests.unit.sources import character_tokenizer
 
@@ -35,6 +36,7 @@ MODEL = {
     "tie_embeddings": False,
     "max_length": 64,
     "init_std": 0.2,
+    "init_bias_std": 0.1,
     "precision": "fp32",
 }
 
@@ -68,7 +70,9 @@ def prepare(folder: Path, questions: int, traces: tuple[int, ...] = (3, 1, 2, 4)
             count = traces[number % len(traces)]
             teachers = random.permutation(["ann", "bob", "cat", "dan"])[:count]
             targets = [random.integers(0, 95, random.integers(3, longest + 1)) for _ in teachers]
-            writer.add(f"q{number}", random.integers(0, 95, random.integers(4, 10)), [*zip(teachers, targets)])
+            writer.add(
+                f"q{number}", random.integers(0, 95, random.integers(4, 10)), list(zip(teachers, targets, strict=True))
+            )
         writer.finish({"sources": "random"})
     return folder
 
@@ -226,14 +230,12 @@ def _error(config: Config) -> tuple[str, str]:
 
 
 def in_fork(function: Callable, *args: Any) -> Any:
-    """function(*args) in a process of its own, so that the test's process never runs a backward pass before it forks."""
+    """function(*args) in a process of its own: no backward pass runs in the process that forks the ranks."""
     return fork_ranks(function, 1, *args)[0]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a Hugging Face folder."""
-    from safetensors.torch import load_file
-
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
@@ -246,20 +248,3 @@ def left_behind(config: Config) -> list[str]:
     """Names in the run folder that a run which failed at once should not have left."""
     folder = Path(config.run.folder)
     return sorted(p.name for p in folder.iterdir() if p.name in ("checkpoints", "model", ".model.partial"))
-
-
-__all__ = [
-    "Ground",
-    "RankFailed",
-    "Step",
-    "errors",
-    "in_fork",
-    "lay_ground",
-    "left_behind",
-    "metrics",
-    "prepare",
-    "run",
-    "tiny",
-    "weights",
-    "write_base",
-]

@@ -1,0 +1,190 @@
+"""Rows to micro-batches: nothing lost, nothing twice, the same shape and number on every rank, work evenly dealt."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_forking.data.batches import Deal, Layout, Row, build, deal
+from nemo_forking.errors import UserError
+
+LONGEST = 40
+
+
+@st.composite
+def layouts(draw) -> Layout:
+    context = draw(st.sampled_from([1, 1, 2, 3]))
+    sequence = draw(st.sampled_from([1, 2, 4]))
+    return Layout(
+        packing=draw(st.booleans()),
+        tokens=draw(st.integers(LONGEST + 2 * context, 150)),
+        micro_batch_size=draw(st.integers(1, 5)),
+        data_ranks=draw(st.integers(1, 4)),
+        context_ranks=context,
+        multiple=sequence * context * (2 if context > 1 else 1),
+        group=draw(st.sampled_from([1, 1, 2, 3])),
+    )
+
+
+lengths_of_rows = st.lists(st.integers(1, LONGEST), min_size=1, max_size=30)
+
+
+@st.composite
+def row_lists(draw) -> list[Row]:
+    rows = []
+    for number, length in enumerate(draw(lengths_of_rows)):
+        ids = np.arange(length + 1, dtype=np.int64) + 1000 * (number + 1)  # every token of a case is another one
+        first = draw(st.integers(1, length))
+        rows.append(Row(ids, first, weight=draw(st.floats(0.01, 2)), index=7 * number + 3))
+    return rows
+
+
+def on_rank(layout: Layout, data: int, context: int) -> Layout:
+    return Layout(**(vars(layout) | {"data_rank": data, "context_rank": context}))
+
+
+def rounded(length: int, layout: Layout) -> int:
+    return -(-length // layout.row_multiple) * layout.row_multiple
+
+
+def fill(bin: list[int], lengths: list[int], layout: Layout) -> int:
+    return sum(rounded(lengths[row], layout) for row in bin)
+
+
+@given(lengths_of_rows, layouts())
+def test_every_row_is_dealt_exactly_once(lengths, layout):
+    plan = deal(lengths, layout)
+    dealt = [row for rank in plan.micro_batches for bin in rank for row in bin]
+    assert sorted(dealt) == list(range(len(lengths)))
+
+
+@given(lengths_of_rows, layouts())
+def test_every_rank_has_the_same_number_of_micro_batches_and_the_pipeline_its_multiple(lengths, layout):
+    plan = deal(lengths, layout)
+    assert len(plan.micro_batches) == layout.data_ranks
+    (count,) = {len(rank) for rank in plan.micro_batches}
+    assert count >= 1 and count % layout.group == 0
+    assert plan.rows_max == max(sum(len(bin) for bin in rank) for rank in plan.micro_batches)
+
+
+@given(lengths_of_rows, layouts())
+def test_every_micro_batch_fits_its_shape(lengths, layout):
+    plan = deal(lengths, layout)
+    assert plan.time % layout.multiple == 0 and plan.time % layout.row_multiple == 0
+    for bin in (bin for rank in plan.micro_batches for bin in rank):
+        if layout.packing:
+            assert fill(bin, lengths, layout) <= min(layout.tokens, plan.time)
+        else:
+            assert len(bin) <= layout.micro_batch_size and all(lengths[row] <= plan.time for row in bin)
+    longest = max(fill(b, lengths, layout) for rank in plan.micro_batches for b in rank)
+    needed = longest if layout.packing else max(lengths)
+    assert plan.time < needed + np.lcm(layout.multiple, layout.row_multiple)  # no larger than the fullest needs
+
+
+@given(lengths_of_rows, layouts())
+def test_packed_micro_batches_and_ranks_differ_by_no_more_than_one_row(lengths, layout):
+    layout = Layout(**(vars(layout) | {"packing": True}))
+    plan = deal(lengths, layout)
+    longest = rounded(max(lengths), layout)
+    fills = [[fill(bin, lengths, layout) for bin in rank] for rank in plan.micro_batches]
+    assert np.ptp(np.concatenate(fills)) <= longest
+    assert np.ptp([sum(rank) for rank in fills]) <= longest
+
+
+@given(lengths_of_rows, layouts())
+def test_packed_micro_batches_are_half_full_at_worst_but_for_one_round(lengths, layout):
+    """Worst fit on falling lengths: were the bins fewer by a round, the emptiest would lack room for some row."""
+    layout = Layout(**(vars(layout) | {"packing": True}))
+    count = sum(len(rank) for rank in deal(lengths, layout).micro_batches)
+    step = layout.data_ranks * layout.group
+    total = sum(rounded(length, layout) for length in lengths)
+    assert count <= step + max(step, 2 * -(-total // layout.tokens))
+
+
+@given(row_lists(), layouts())
+def test_ranks_together_hold_every_token_label_weight_and_owner(rows, layout):
+    """Undo it all: put the context slices of every micro-batch together and read the rows off again."""
+    plan = deal([row.length for row in rows], layout)
+    seen: dict[int, list] = {}
+    for data in range(layout.data_ranks):
+        slices = [list(build(rows, plan, on_rank(layout, data, context))) for context in range(layout.context_ranks)]
+        for parts in zip(*slices, strict=True):
+            for name, tokens in read_off(parts, plan, layout).items():
+                assert name not in seen
+                seen[name] = tokens
+    assert seen == {row.index: expected(row) for row in rows}
+
+
+def expected(row: Row) -> list[tuple]:
+    """(position, token, label or None, weight) of every place of a row."""
+    places = []
+    for position in range(row.length):
+        counted = position + 1 >= row.first
+        label = int(row.ids[position + 1]) if counted else None
+        places.append((position, int(row.ids[position]), label, float(np.float32(row.weight)) if counted else None))
+    return places
+
+
+def read_off(parts, plan: Deal, layout: Layout) -> dict[int, list[tuple]]:
+    """The rows of one micro-batch, from the parts of its context-parallel ranks."""
+    rows: dict[int, list[tuple]] = {}
+    for part in parts:
+        batch, time = part.tokens.shape
+        assert (batch, time * layout.context_ranks) == (plan.batch, plan.time)
+        assert part.rows == parts[0].rows and part.documents == parts[0].documents
+        assert sum(part.documents) == (plan.time if layout.packing else 0)
+        labels = {}
+        for place, label, weight, owner in zip(part.places, part.labels, part.weights, part.row, strict=True):
+            t, b = divmod(int(place), batch)  # as hidden states lie, [T, B, H]
+            assert (t, b) not in labels
+            labels[t, b] = (int(label), float(weight), part.rows[int(owner)])
+        for b in range(batch):
+            for t in range(time):
+                token = int(part.tokens[b, t])
+                label, weight, owner = labels.pop((t, b), (None, None, None))
+                if token == 0:  # padding predicts nothing
+                    assert label is None
+                    continue
+                name = 7 * (token // 1000 - 1) + 3
+                assert owner in (None, name)
+                rows.setdefault(name, []).append((int(part.positions[t]), token, label, weight))
+        assert not labels
+    return {name: sorted(places) for name, places in rows.items()}
+
+
+@given(row_lists(), layouts())
+def test_context_ranks_hold_the_two_chunks_that_even_out_causal_attention(rows, layout):
+    """Rank r of n holds chunks r and 2n-1-r of every document, in order."""
+    plan = deal([row.length for row in rows], layout)
+    ranks = layout.context_ranks
+    for context in range(ranks):
+        for part in build(rows, plan, on_rank(layout, 0, context)):
+            wanted = []
+            for length in part.documents or (plan.time,):
+                chunk = length // (2 * ranks) if ranks > 1 else length
+                chunks = (context, 2 * ranks - 1 - context) if ranks > 1 else (0,)
+                wanted += [i * chunk + place for i in chunks for place in range(chunk)]
+            assert part.positions.tolist() == wanted
+
+
+@given(st.lists(st.integers(1, LONGEST), min_size=1, max_size=12), layouts())
+def test_the_deal_does_not_depend_on_the_rank_that_asks(lengths, layout):
+    assert deal(lengths, layout) == deal(lengths, on_rank(layout, layout.data_ranks - 1, layout.context_ranks - 1))
+
+
+def test_longer_rows_share_padded_micro_batches_with_long_ones():
+    plan = deal([1, 9, 2, 8, 3, 7], Layout(packing=False, tokens=0, micro_batch_size=2))
+    assert plan.micro_batches == [[[1, 3], [5, 4], [2, 0]]]
+
+
+def test_a_row_longer_than_a_packed_micro_batch_is_refused_with_the_keys_to_change():
+    with pytest.raises(
+        ValueError, match=r"a row of 65 tokens .* micro-batch of 64: raise batch.tokens \(or batch.match"
+    ):
+        deal([3, 65], Layout(packing=True, tokens=64, micro_batch_size=1))
+    deal([3, 64], Layout(packing=True, tokens=64, micro_batch_size=1))
+
+
+def test_a_row_that_only_context_parallel_rounding_makes_too_long_is_refused_too():
+    with pytest.raises(UserError, match="a row of 64 tokens"):
+        deal([61], Layout(packing=True, tokens=62, micro_batch_size=1, context_ranks=2, multiple=4))
