@@ -14,6 +14,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer import ChainedOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from nemo.lightning import MegatronStrategy
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_forking.errors import UserError
 from nemo_forking.training.identity import check_same
@@ -43,7 +44,8 @@ class Checkpoints:
         dist_checkpointing.save(_sharded(strategy, loading=False), str(aside), content_metadata=_metadata(strategy))
         dist.barrier()
         if dist.get_rank() == 0:
-            (aside / "extra.json").write_text(json.dumps({"step": step, **extra}))
+            facts = {"step": step, "distributed_optimizer": strategy.ddp_config.use_distributed_optimizer}
+            (aside / "extra.json").write_text(json.dumps(facts | extra))
             _flush(aside)
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
@@ -54,20 +56,26 @@ class Checkpoints:
     def load(self, strategy: MegatronStrategy, path: Path, identity: dict) -> dict:
         """Restore model and optimizer under the present layout; returns `extra`. Every rank calls it.
 
-        Raises UserError when the checkpoint is another run's (training.identity), or does not fit the model.
+        Raises UserError when the checkpoint is another run's (training.identity), of the other kind of optimizer, or
+        damaged.
         """
         extra = json.loads((path / "extra.json").read_text())
         check_same(extra["identity"], identity, path)
+        written, here = extra["distributed_optimizer"], strategy.ddp_config.use_distributed_optimizer
+        if written != here:  # Megatron keeps the two kinds of optimizer state in different forms
+            raise UserError(
+                f"checkpoint {path} was written with layout.distributed_optimizer={str(written).lower()}, this run has "
+                f"{str(here).lower()}: keep it as it was, or choose another run.folder"
+            )
         for optimizer in _optimizers(strategy):
             if isinstance(optimizer, DistributedOptimizer):
                 _allow_loading(optimizer)
         try:
             state = dist_checkpointing.load(_sharded(strategy, loading=True), str(path))
-        except Exception as error:
+        except (Exception, CheckpointException) as error:  # torch's is a BaseException
             raise UserError(
-                f"checkpoint {path} cannot be loaded under this configuration: {error}\n"
-                "remedy: keep the model group and layout.distributed_optimizer as they were, or delete that folder to "
-                "continue from the checkpoint before it"
+                f"checkpoint {path} cannot be loaded: {error}\n"
+                "remedy: delete that folder to continue from the checkpoint before it"
             ) from error
         for index, chunk in enumerate(strategy.megatron_parallel):
             unwrapped(chunk).load_state_dict(state[f"model_{index}"], strict=True)
