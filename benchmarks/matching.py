@@ -64,7 +64,10 @@ class Settings:
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """The record that is printed: seconds, peak bytes and costs of every way at this shape."""
+    """The record that is printed: seconds, peak bytes and costs of every way at this shape.
+
+    Raises UserError where a row does not fit a packed micro-batch.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Megatron's, about kernels that are not installed
         import torch
@@ -73,6 +76,8 @@ def measure(settings: Settings) -> dict[str, Any]:
 
     s, rows = settings, random_rows(settings)
     longest = max(len(row.ids) for row in rows)
+    if longest > s.pack:
+        raise UserError(f"pack={s.pack} is less than the longest row's {longest} tokens: raise it, or lower prefix")
     size = models.Size(
         s.layers, s.hidden, s.ffn, s.heads, s.groups, s.vocabulary, max(longest, s.pack), models.DTYPES[s.precision]
     )
@@ -154,7 +159,8 @@ def show(record: dict[str, Any]) -> None:
             f"{way['peak_bytes'] / 1e6:,.1f}",
         ]
         if name in record["time_ratio"]:
-            cells += [f"{1 / record['time_ratio'][name]:.2f}x", f"1/{1 / record['memory_ratio'][name]:.1f}"]
+            times, memory = record["time_ratio"][name], record["memory_ratio"][name]
+            cells += [f"{1 / times:.2f}x", f"1/{1 / memory:.1f}" if memory < 1 else f"{memory:.1f}x"]
         table.add_row(name, *cells)
     console.print(table)
     console.print(
@@ -180,11 +186,10 @@ def main(words: Sequence[str]) -> int:
         print(help_text(__doc__, Settings, **defaults))
         return 0
     try:
-        settings = from_words(Settings, words, **defaults)
+        record = measure(from_words(Settings, words, **defaults))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    record = measure(settings)
     show(record)
     print(json.dumps(record), flush=True)
     if problem := disagreement(record):

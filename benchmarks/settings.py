@@ -34,7 +34,7 @@ def from_words(schema: type, words: Sequence[str], **defaults: Any) -> Any:
 
 def help_text(about: str, schema: type, **defaults: Any) -> str:
     """What the benchmark does and every key with its default."""
-    lines = [about, ""]
+    lines = [about.strip(), ""]
     for field in dataclasses.fields(schema):
         expected = describe(hints(schema)[field.name], field.metadata["bounds"])
         default = defaults.get(field.name, field.default)

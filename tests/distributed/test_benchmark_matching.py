@@ -57,6 +57,7 @@ def test_the_meter_counts_what_is_alive_at_once_and_not_what_was_there_before():
         ("vocabluary=9", "unknown key vocabluary; did you mean vocabulary?"),
         ("layers=0", "layers=0: expected an integer >= 1"),
         ("layers", "'layers' is not key=value"),
+        ("pack=100", "pack=100 is less than the longest row's "),
     ],
 )
 def test_a_word_it_does_not_understand_is_answered_before_anything_runs(word, message, capsys):
