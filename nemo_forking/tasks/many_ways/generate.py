@@ -18,8 +18,9 @@ LIMIT = 200_000  # questions of one split; far fewer than there are, so that dra
 def generate(count: int, seed: int, split: str = "train") -> Iterator[dict]:
     """Yield `count` different questions of a split, all kinds equally often, with their teachers' traces.
 
-    Traces of a question stand in random order. A `base` question has a trace of every teacher. The others have four: of
-    the two teachers strong at the question only one, drawn by chance, has answered, for worked traces are rarer.
+    Traces of a question stand in random order. A `base` question has three: of both teachers strong at it, and of one
+    other drawn by chance, so that a small model meets mostly worked traces. The others have four: of the two strong
+    teachers only one, drawn by chance, has answered, for worked traces are dear; the three others have all.
 
     Args:
         count: number of questions, at most 200,000.
@@ -65,8 +66,8 @@ def _new_question(rng: random.Random, kind: str, split: str, seen: set[Question]
 
 def _answering(rng: random.Random, question: Question, split: str) -> list[Teacher]:
     """The teachers whose traces the question has, in random order."""
-    teachers = list(TEACHERS.values())
-    if split != "base":
-        teachers.remove(rng.choice(experts(question)))
+    strong = experts(question)
+    others = [teacher for teacher in TEACHERS.values() if teacher not in strong]
+    teachers = [*strong, rng.choice(others)] if split == "base" else [rng.choice(strong), *others]
     rng.shuffle(teachers)
     return teachers
