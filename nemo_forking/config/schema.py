@@ -37,6 +37,7 @@ class ModelConfig:
     tie_embeddings: bool = key("output layer shares the embedding's weights")
     max_length: int = key("longest sequence the model is made for, tokens", at_least=1)
     init_std: float = key("standard deviation of random initial weights", above=0)
+    init_bias_std: float = key("standard deviation of random initial query and key biases", at_least=0)
     precision: Literal["fp32", "bf16"] = key("arithmetic of the model; gradients and optimizer are float32")
 
 
@@ -146,7 +147,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """The untagged base model of a study, trained first on one trace a question."""
+    """The untagged base model of a study: plain SFT on every teacher's traces."""
 
     max_steps: int = key("optimizer steps", at_least=1)
     questions: int = key("questions of a step", at_least=1)

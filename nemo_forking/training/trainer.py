@@ -201,7 +201,10 @@ def initial_weights(config: Config, tags: Tags) -> weights.Source:
     else:
         shapes = model_config(config)
         source = weights.from_seed(
-            lambda name: weights.hf_shape(shapes, name), config.run.seed, config.model.init_std, config.model.num_layers
+            lambda name: weights.hf_shape(shapes, name),
+            config.run.seed,
+            config.model.init_std,
+            config.model.init_bias_std,
         )
     return weights.with_tags(source, tags, config.tags.noise, config.tags.seed)
 
