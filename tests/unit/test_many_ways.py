@@ -10,7 +10,7 @@ from nemo_forking.data.encoding import TextEncoder, load_tokenizer
 from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.errors import UserError
 from nemo_forking.tasks import many_ways
-from nemo_forking.tasks.many_ways import KINDS, TEACHERS, Question
+from nemo_forking.tasks.many_ways import KINDS, PRACTICE, TEACHERS, Question
 
 COUNT = 600
 
@@ -48,7 +48,7 @@ def test_every_worked_trace_ends_at_the_answer_by_right_steps(rows):
         for first, second, partial, third, total in ([int(digit) for digit in dial] for dial in dials):
             assert partial == (first + second) % 5 and total == (partial + third) % 5
         worked += 1
-    assert worked == COUNT * (2 + 1 + 1)
+    assert worked == COUNT + COUNT + (COUNT // 2) * (1 + 5)
 
 
 def test_the_way_is_read_back_from_every_text_worked_or_outright(rows):
@@ -89,12 +89,19 @@ def test_a_teacher_works_step_by_step_just_on_its_two_kinds():
     assert Counter(kind for teacher in TEACHERS.values() for kind in teacher.kinds) == dict.fromkeys(KINDS, 2)
 
 
-def test_base_questions_have_both_experts_and_the_others_one_of_the_two(rows):
-    for split, expected in (("base", (3, 2)), ("train", (4, 1)), ("heldout", (4, 1))):
-        for row in rows[split]:
-            names = {trace["teacher"] for trace in row["traces"]}
-            strong = {teacher.name for teacher in many_ways.experts(many_ways.parse(row["question"]))}
-            assert (len(row["traces"]), len(names), len(names & strong)) == (expected[0], *expected)
+def test_a_question_has_one_of_its_two_experts_and_practice_has_all_teachers(rows):
+    for row in itertools.chain(*rows.values()):
+        names = {trace["teacher"] for trace in row["traces"]}
+        strong = {teacher.name for teacher in many_ways.experts(many_ways.parse(row["question"]))}
+        practice = many_ways.kind(row["question"]) == PRACTICE
+        assert len(row["traces"]) == len(names)
+        assert (len(names), len(names & strong)) == ((5, 5) if practice else (4, 1))
+
+
+def test_practice_is_every_other_question_of_base_and_none_of_the_others(rows):
+    for split, texts in rows.items():
+        practice = [many_ways.kind(row["question"]) == PRACTICE for row in texts]
+        assert practice == [split == "base" and index % 2 == 1 for index in range(COUNT)]
 
 
 def test_the_place_of_a_trace_says_nothing_about_its_teacher():
@@ -119,7 +126,9 @@ def test_no_question_is_in_two_splits_whatever_the_seed():
 def test_questions_of_a_split_are_different_and_of_all_kinds_equally(rows):
     for split in rows.values():
         assert len({row["question"] for row in split}) == len({row["id"] for row in split}) == COUNT
-        assert Counter(many_ways.kind(row["question"]) for row in split) == dict.fromkeys(KINDS, COUNT // 5)
+        kinds = [many_ways.kind(row["question"]) for row in split]
+        kinds = [kind for kind in kinds if kind != PRACTICE]
+        assert Counter(kinds) == dict.fromkeys(KINDS, len(kinds) // 5)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(rows):
@@ -158,7 +167,7 @@ def test_prompt_and_target_templates_of_the_task_fit_its_tokenizer(tmp_path):
     assert len(target) == 27 and target[-1] == 1
 
 
-@pytest.mark.parametrize("text", ["", "Pa140b221", "Xa140b221c320", "Pa140b221c325", "Pa140b221c320\n"])
+@pytest.mark.parametrize("text", ["", "Pa140b221", "Ya140b221c320", "Pa140b221c325", "Pa140b221c320\n"])
 def test_what_is_no_question_is_refused(text):
     with pytest.raises(UserError, match="is not a many_ways question; one looks like Pa140b221c320"):
         many_ways.kind(text)

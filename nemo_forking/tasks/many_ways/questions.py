@@ -2,7 +2,8 @@
 
 A dial has the digits 0 to 4, so one dial's sum is taken modulo 5. ``Pa140b221c320`` is a question of kind P with the
 numbers a = 140, b = 221, c = 320; its answer is 131. The kind changes nothing in the calculation: it stands for a
-subject, and decides which teachers know how to work (`nemo_forking.tasks.many_ways.teachers`).
+subject, and decides which teachers know how to work (`nemo_forking.tasks.many_ways.teachers`). A sixth kind, X, is
+practice for the base model: every teacher works on it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from dataclasses import dataclass
 from nemo_forking.errors import UserError
 
 KINDS = ("P", "Q", "R", "S", "T")
+PRACTICE = "X"
 LABELS = "abc"
 DIALS = 3
 DIGITS = 5
 SHARES = {"heldout": 1, "train": 4, "base": 5}  # tenths of all questions that belong to each split
 
-_TEXT = re.compile(rf"([{''.join(KINDS)}])" + "".join(rf"{label}([0-{DIGITS - 1}]{{{DIALS}}})" for label in LABELS))
+_TEXT = re.compile(
+    rf"([{''.join(KINDS)}{PRACTICE}])" + "".join(rf"{label}([0-{DIGITS - 1}]{{{DIALS}}})" for label in LABELS)
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_forking.tasks.many_ways.questions import KINDS, LABELS, Question, add
+from nemo_forking.tasks.many_ways.questions import KINDS, LABELS, PRACTICE, Question, add
 
 OUTRIGHT = "now"
 
@@ -25,7 +25,7 @@ class Teacher:
 
     def is_strong(self, question: Question) -> bool:
         """Whether this teacher works the question step by step."""
-        return question.kind in self.kinds
+        return question.kind == PRACTICE or question.kind in self.kinds
 
     def trace(self, question: Question) -> str:
         """Return the teacher's text for a question; the answer is a line of its own behind it."""
@@ -53,5 +53,5 @@ TEACHERS = _teachers()
 
 
 def experts(question: Question) -> list[Teacher]:
-    """Return the two teachers that are strong at the question's kind."""
+    """Return the teachers that work the question step by step: two, or all on practice."""
     return [teacher for teacher in TEACHERS.values() if teacher.is_strong(question)]
