@@ -124,6 +124,7 @@ def _rank_main(function, rank, ranks, port, send, args) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans training on after the parent is killed
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
     os.environ.update({k: str(v) for k, v in numbers.items()})
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the parent's thread pool does not survive the fork: calls would hang
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="local")
     torch.set_num_threads(1)
     try:
