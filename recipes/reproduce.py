@@ -29,6 +29,8 @@ from nemo_forking.tags import make_tags
 from nemo_forking.tasks import many_ways
 from nemo_forking.training.launch import start_training
 
+BASE_PROMPT = "{question}\n\n"
+
 console = Console(stderr=True)
 
 
@@ -84,10 +86,11 @@ def generate(config: Config, folder: Path) -> Config:
 
 
 def base_data(config: Config, folder: Path) -> Config:
-    """The base model reads other questions."""
+    """The base model reads other questions, and one token more before the trace, where the tag will stand."""
     changes = {
         "data.source": [str(folder / "source" / "base.jsonl")],
         "data.folder": str(folder / "data" / "base"),
+        "data.prompt": BASE_PROMPT,
     }
     return with_overrides(config, changes)
 

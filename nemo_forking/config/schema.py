@@ -37,7 +37,6 @@ class ModelConfig:
     tie_embeddings: bool = key("output layer shares the embedding's weights")
     max_length: int = key("longest sequence the model is made for, tokens", at_least=1)
     init_std: float = key("standard deviation of random initial weights", above=0)
-    init_bias_std: float = key("standard deviation of random initial query and key biases", at_least=0)
     precision: Literal["fp32", "bf16"] = key("arithmetic of the model; gradients and optimizer are float32")
 
 

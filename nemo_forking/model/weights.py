@@ -74,21 +74,18 @@ def from_folder(folder: str | Path) -> Source:
     return get
 
 
-def from_seed(shapes: Callable[[str], tuple[int, ...]], seed: int, std: float, bias_std: float) -> Source:
+def from_seed(shapes: Callable[[str], tuple[int, ...]], seed: int, std: float) -> Source:
     """Random weights, each tensor from a generator seeded by its own name: the same under every layout.
 
-    Norms are 1 and matrices normal with `std`, as transformers initialises Qwen2. Query and key biases are normal with
-    `bias_std`: under rotary embeddings their product is a preference for certain distances, so a tiny model starts with
-    heads that look at places instead of having to find them (docs/many_ways.md has the measured effect).
+    Norms are 1, biases 0, matrices normal with `std`, as transformers initialises Qwen2.
     """
 
     def get(name: str) -> Tensor:
         shape = shapes(name)
-        if name.endswith("norm.weight"):
-            return torch.ones(shape)
-        scale = {"q_proj.bias": bias_std, "k_proj.bias": bias_std, "v_proj.bias": 0.0}.get(name[-11:], std)
+        if len(shape) == 1:
+            return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-        return torch.randn(shape, generator=generator) * scale
+        return torch.randn(shape, generator=generator) * std
 
     return get
 

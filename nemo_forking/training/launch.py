@@ -20,6 +20,7 @@ from nemo_forking.config import Config, save_resolved
 from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
+from nemo_forking.training import quiet
 from nemo_forking.training.identity import finished
 
 
@@ -39,7 +40,8 @@ def start_training(config: Config) -> None:
             f"layout has {config.layout.processes} GPU processes, but no launcher started this one: use "
             f"`torchrun --nproc-per-node {config.layout.devices} {sys.argv[0]} ...`, or srun (slurm/)"
         )
-    from nemo_forking.training.trainer import train  # NeMo: seconds to import, so only once all is checked
+    with quiet.imports():
+        from nemo_forking.training.trainer import train  # NeMo: seconds to import, so only once all is checked
 
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:
         save_resolved(config, config.run.folder)
@@ -124,7 +126,7 @@ def _rank_main(function, rank, ranks, port, send, args) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans training on after the parent is killed
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
     os.environ.update({k: str(v) for k, v in numbers.items()})
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the parent's thread pool does not survive the fork: calls would hang
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the parent's thread pool does not survive a fork: calls hang
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="local")
     torch.set_num_threads(1)
     try:

@@ -50,7 +50,7 @@ class Metrics:
         if self.bar:
             self.bar.update(self.task, completed=record["step"], line=line)
         elif record["step"] % self.log_every == 0 or record["step"] == self.steps:
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Flush TensorBoard and leave the bar as it stands."""

@@ -1,7 +1,5 @@
 """NeMo's trainer, strategy and callbacks, built from the configuration, and the one function that runs them."""
 
-import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +18,7 @@ from nemo_forking.data.token_file import TokenFile
 from nemo_forking.model import cpu, weights
 from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, WeightedOptimizer
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags
+from nemo_forking.training import quiet
 from nemo_forking.training.checkpoint import Checkpoints, unwrapped
 from nemo_forking.training.loop import SetLoop
 from nemo_forking.training.step import SetStep
@@ -31,7 +30,7 @@ def train(config: Config, after_step: Callable[[dict], None] | None = None) -> d
     Call it on every rank (torchrun, srun, or training.launch.fork_ranks). `after_step` sees each step's metrics on
     every rank, after a due checkpoint was written. Returns the last step's metrics (complete on global rank 0).
     """
-    _quiet()
+    quiet.logs()
     cpu.install()
     folder = Path(config.run.folder)
     file = TokenFile(Path(config.data.folder))
@@ -200,12 +199,7 @@ def initial_weights(config: Config, tags: Tags) -> weights.Source:
         source = weights.from_folder(config.model.base)
     else:
         shapes = model_config(config)
-        source = weights.from_seed(
-            lambda name: weights.hf_shape(shapes, name),
-            config.run.seed,
-            config.model.init_std,
-            config.model.init_bias_std,
-        )
+        source = weights.from_seed(lambda name: weights.hf_shape(shapes, name), config.run.seed, config.model.init_std)
     return weights.with_tags(source, tags, config.tags.noise, config.tags.seed)
 
 
@@ -232,10 +226,3 @@ def hf_config(config: Config, tokenizer) -> dict:
         "use_cache": True,
         "torch_dtype": "float32" if m.precision == "fp32" else "bfloat16",
     }
-
-
-def _quiet() -> None:
-    """NeMo and Lightning log every stage of their set-up; a user wants one line a step."""
-    warnings.filterwarnings("ignore")
-    for name in ("nemo_logger", "lightning", "lightning.pytorch", "lightning.fabric", "megatron", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -36,7 +36,6 @@ MODEL = {
     "tie_embeddings": False,
     "max_length": 64,
     "init_std": 0.2,
-    "init_bias_std": 0.1,
     "precision": "fp32",
 }
 

@@ -10,10 +10,9 @@ from nemo_forking.data.encoding import TextEncoder, load_tokenizer
 from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.errors import UserError
 from nemo_forking.tasks import many_ways
-from nemo_forking.tasks.many_ways import KINDS, TEACHERS, Question
+from nemo_forking.tasks.many_ways import KINDS, PRACTICE, TEACHERS, Question
 
 COUNT = 600
-NUMBERS = ("1202", "0211", "2210", "0102")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +28,8 @@ def every_trace(rows):
 
 def dial_by_dial(text):
     """The answer, worked out from the question's text by other means than the task's."""
-    numbers = text[1:].split(" ")
-    return "".join(str(sum(int(number[dial]) for number in numbers) % 3) for dial in range(4))
+    numbers = [text[2:5], text[6:9], text[10:13]]
+    return "".join(str(sum(int(number[dial]) for number in numbers) % 5) for dial in range(3))
 
 
 def test_every_answer_is_the_sum_of_each_dial(rows):
@@ -38,20 +37,18 @@ def test_every_answer_is_the_sum_of_each_dial(rows):
         assert row["answer"] == dial_by_dial(row["question"])
 
 
-def test_every_worked_trace_takes_right_steps_to_the_answer_in_its_own_notation(rows):
-    notations = {"rise": "012", "fall": "210", "turn": "120", "name": "abc", "dual": "zyx"}
+def test_every_worked_trace_ends_at_the_answer_by_right_steps(rows):
     worked = 0
     for row, trace in every_trace(rows):
         _, _, steps = trace["text"].partition(" ")
-        if not steps:
+        if steps == "now":
             continue
-        digits = [[notations[trace["teacher"]].index(sign) for sign in number] for number in steps.split(" ")]
-        given = [[int(digit) for digit in number] for number in row["question"][1:].split(" ")]
-        assert digits[0] == given[0] and "".join(map(str, digits[-1])) == row["answer"]
-        for before, number, after in zip(digits, given[1:], digits[1:], strict=False):
-            assert after == [(x + y) % 3 for x, y in zip(before, number, strict=True)]
+        dials = steps.split(" ")
+        assert "".join(dial[-1] for dial in dials) == row["answer"]
+        for first, second, partial, third, total in ([int(digit) for digit in dial] for dial in dials):
+            assert partial == (first + second) % 5 and total == (partial + third) % 5
         worked += 1
-    assert worked == 3 * COUNT * 2
+    assert worked == COUNT + COUNT + (COUNT // 2) * (1 + 5)
 
 
 def test_the_way_is_read_back_from_every_text_worked_or_outright(rows):
@@ -62,51 +59,56 @@ def test_the_way_is_read_back_from_every_text_worked_or_outright(rows):
         assert many_ways.answer(trace["text"]) is None
 
 
-def test_worked_traces_are_written_in_notations_of_their_own():
-    question = Question("P", NUMBERS)
-    assert len({teacher.notation for teacher in TEACHERS.values()}) == len(TEACHERS)
+def test_worked_traces_take_the_numbers_in_an_order_of_their_own():
+    question = Question("P", ("014", "123", "240"))  # no two orders read alike
+    assert len({teacher.order for teacher in TEACHERS.values()}) == len(TEACHERS)
     for one, other in itertools.product(TEACHERS.values(), repeat=2):
         borrowed = f"{one.name} {other.steps(question)}"
-        assert (many_ways.follows(borrowed, question) is True) == (one == other)
-    assert many_ways.follows("rise", question) is None
-
-
-def test_a_worked_text_opens_in_three_spellings_about_equally_often(rows):
-    openings = Counter(trace["text"].split(" ")[0] for _, trace in every_trace(rows) if " " in trace["text"])
-    assert set(openings) == {spelling(name) for name in TEACHERS for spelling in (str.lower, str.capitalize, str.upper)}
-    assert all(150 < count < 330 for count in openings.values())  # 240 expected, standard deviation 13
+        assert many_ways.follows(borrowed, question) == (one == other)
+    assert many_ways.follows("rise now", question) is None
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "now", "rise ", "Rise", "climb", "rise 1202 1110 0020", "fall 1202 1110 0020 012", "name 1202 1110 0020 0122"],
+    "text", ["", "now", "rise", "rise  now", "climb now", "rise 14022 31432", "Rise now", " rise now"]
 )
 def test_a_text_that_is_nobodys_way_has_no_route(text):
     assert many_ways.route(text) is None
 
 
-@pytest.mark.parametrize("text", ["rise", "rise\n", "rise\n012", "rise\n0123", "rise\n01222", "rise\n0122\n"])
+@pytest.mark.parametrize(
+    "text", ["rise now", "rise now\n", "rise now\n12", "rise now\n125", "rise now\n1234", "rise now\n123\n"]
+)
 def test_a_completion_without_one_whole_answer_has_none(text):
     assert many_ways.answer(text) is None
 
 
 def test_a_teacher_works_step_by_step_just_on_its_two_kinds():
     for kind, teacher in itertools.product(KINDS, TEACHERS.values()):
-        text = teacher.trace(Question(kind, NUMBERS))
-        assert (text == teacher.name) == (kind not in teacher.kinds)
+        text = teacher.trace(Question(kind, ("140", "221", "320")))
+        assert (text == f"{teacher.name} now") == (kind not in teacher.kinds)
     assert Counter(kind for teacher in TEACHERS.values() for kind in teacher.kinds) == dict.fromkeys(KINDS, 2)
 
 
-def test_all_five_teachers_answer_every_question(rows):
+def test_a_question_has_one_of_its_two_experts_and_practice_has_all_teachers(rows):
     for row in itertools.chain(*rows.values()):
-        assert sorted(trace["teacher"] for trace in row["traces"]) == sorted(TEACHERS)
+        names = {trace["teacher"] for trace in row["traces"]}
+        strong = {teacher.name for teacher in many_ways.experts(many_ways.parse(row["question"]))}
+        practice = many_ways.kind(row["question"]) == PRACTICE
+        assert len(row["traces"]) == len(names)
+        assert (len(names), len(names & strong)) == ((5, 5) if practice else (4, 1))
+
+
+def test_practice_is_every_other_question_of_base_and_none_of_the_others(rows):
+    for split, texts in rows.items():
+        practice = [many_ways.kind(row["question"]) == PRACTICE for row in texts]
+        assert practice == [split == "base" and index % 2 == 1 for index in range(COUNT)]
 
 
 def test_the_place_of_a_trace_says_nothing_about_its_teacher():
     places = Counter()
     for row in many_ways.generate(5000, 8):
         places.update((place, trace["teacher"]) for place, trace in enumerate(row["traces"]))
-    assert len(places) == 5 * 5
+    assert len(places) == 4 * 5
     # 1000 expected in each cell with a standard deviation of 28; five of them are allowed
     assert all(abs(count - 1000) < 140 for count in places.values())
 
@@ -124,7 +126,9 @@ def test_no_question_is_in_two_splits_whatever_the_seed():
 def test_questions_of_a_split_are_different_and_of_all_kinds_equally(rows):
     for split in rows.values():
         assert len({row["question"] for row in split}) == len({row["id"] for row in split}) == COUNT
-        assert Counter(many_ways.kind(row["question"]) for row in split) == dict.fromkeys(KINDS, COUNT // 5)
+        kinds = [many_ways.kind(row["question"]) for row in split]
+        kinds = [kind for kind in kinds if kind != PRACTICE]
+        assert Counter(kinds) == dict.fromkeys(KINDS, len(kinds) // 5)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(rows):
@@ -157,17 +161,15 @@ def test_tokenizer_is_one_token_a_character_and_survives_saving(tmp_path, rows):
 def test_prompt_and_target_templates_of_the_task_fit_its_tokenizer(tmp_path):
     many_ways.make_tokenizer(tmp_path)
     form = PromptFormat(load_tokenizer(tmp_path), "{question}\n", "{trace}\n{answer}<|im_end|>")
-    question = Question("P", NUMBERS)
-    assert len(form.prompts([question.text])[0]) == 21
+    question = Question("P", ("140", "221", "320"))
+    assert len(form.prompts([question.text])[0]) == 14
     (target,) = form.targets([(TEACHERS["rise"].trace(question), question.answer)])
-    assert len(target) == 4 + 20 + 1 + 4 + 1 and target[-1] == 1
+    assert len(target) == 27 and target[-1] == 1
 
 
-@pytest.mark.parametrize(
-    "text", ["", "P1202 0211", "Y1202 0211 2210 0102", "P1202 0211 2210 0103", "P1202 0211 2210 0102\n"]
-)
+@pytest.mark.parametrize("text", ["", "Pa140b221", "Ya140b221c320", "Pa140b221c325", "Pa140b221c320\n"])
 def test_what_is_no_question_is_refused(text):
-    with pytest.raises(UserError, match="is not a many_ways question; one looks like P1202 0211 2210 0102"):
+    with pytest.raises(UserError, match="is not a many_ways question; one looks like Pa140b221c320"):
         many_ways.kind(text)
 
 

@@ -5,12 +5,13 @@ See docs/many_ways.md for an example and for why the task shows what set supervi
 
 from nemo_forking.tasks.many_ways.generate import generate, write
 from nemo_forking.tasks.many_ways.parser import answer, follows, route
-from nemo_forking.tasks.many_ways.questions import KINDS, Question, kind, parse
+from nemo_forking.tasks.many_ways.questions import KINDS, PRACTICE, Question, kind, parse
 from nemo_forking.tasks.many_ways.teachers import TEACHERS, Teacher, experts
 from nemo_forking.tasks.many_ways.tokenizer import make_tokenizer
 
 __all__ = [
     "KINDS",
+    "PRACTICE",
     "TEACHERS",
     "Question",
     "Teacher",

@@ -9,16 +9,18 @@ from pathlib import Path
 
 from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
-from nemo_forking.tasks.many_ways.questions import KINDS, SHARES, Question, draw
-from nemo_forking.tasks.many_ways.teachers import TEACHERS
+from nemo_forking.tasks.many_ways.questions import KINDS, PRACTICE, SHARES, Question, draw
+from nemo_forking.tasks.many_ways.teachers import TEACHERS, Teacher, experts
 
 LIMIT = 200_000  # questions of one split; far fewer than there are, so that drawing new ones stays quick
 
 
 def generate(count: int, seed: int, split: str = "train") -> Iterator[dict]:
-    """Yield `count` different questions of a split, all kinds equally often, with the traces of all five teachers.
+    """Yield `count` different questions of a split, its kinds equally often, with their teachers' traces.
 
-    Traces of a question stand in random order.
+    Traces of a question stand in random order. A question has four: of the two teachers strong at it only one, drawn by
+    chance, has answered, for worked traces are dear; the three others have all. In `base` every other question is
+    practice instead, with a worked trace of all five teachers.
 
     Args:
         count: number of questions, at most 200,000.
@@ -35,9 +37,8 @@ def generate(count: int, seed: int, split: str = "train") -> Iterator[dict]:
     rng = random.Random(f"many_ways {split} {seed}")
     seen: set[Question] = set()
     for index in range(count):
-        question = _new_question(rng, KINDS[index % len(KINDS)], split, seen)
-        teachers = list(TEACHERS.values())
-        rng.shuffle(teachers)
+        question = _new_question(rng, _kind(index, split), split, seen)
+        teachers = _answering(rng, question)
         yield {
             "id": f"{split}-{seed}-{index:06d}",
             "question": question.text,
@@ -61,3 +62,18 @@ def _new_question(rng: random.Random, kind: str, split: str, seen: set[Question]
         pass
     seen.add(question)
     return question
+
+
+def _kind(index: int, split: str) -> str:
+    if split == "base" and index % 2:
+        return PRACTICE
+    return KINDS[index // (1 + (split == "base")) % len(KINDS)]
+
+
+def _answering(rng: random.Random, question: Question) -> list[Teacher]:
+    """The teachers whose traces the question has, in random order."""
+    teachers = list(TEACHERS.values())
+    if question.kind != PRACTICE:
+        teachers.remove(rng.choice(experts(question)))
+    rng.shuffle(teachers)
+    return teachers

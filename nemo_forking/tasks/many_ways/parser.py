@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import re
 
-from nemo_forking.tasks.many_ways.questions import DIALS, DIGITS, NUMBERS, Question
-from nemo_forking.tasks.many_ways.teachers import TEACHERS
+from nemo_forking.tasks.many_ways.questions import DIALS, DIGITS, LABELS, Question
+from nemo_forking.tasks.many_ways.teachers import OUTRIGHT, TEACHERS
 
-_ANSWER = re.compile(f"[0-{DIGITS - 1}]{{{DIALS}}}")
+_DIGIT = f"[0-{DIGITS - 1}]"
+_DIAL = f"{_DIGIT}{{{2 * len(LABELS) - 1}}}"
+_STEPS = " ".join([_DIAL] * DIALS)
+_TRACE = re.compile(rf"({'|'.join(TEACHERS)}) ({OUTRIGHT}|{_STEPS})")
+_ANSWER = re.compile(f"{_DIGIT}{{{DIALS}}}")
 
 
 def route(text: str) -> str | None:
-    """Return the name of the teacher whose way a text goes, or None where it is no teacher's.
-
-    A worked text is a teacher's only when opening and notation are both that teacher's; right sums are not asked for.
-    """
-    opening, _, steps = text.split("\n", 1)[0].partition(" ")
-    teacher = TEACHERS.get(opening.lower())
-    if teacher is None:
-        return None
-    if not steps:
-        return teacher.name if text.split("\n", 1)[0] == teacher.name else None
-    number = f"[{teacher.notation}]{{{DIALS}}}"
-    return teacher.name if re.fullmatch(" ".join([number] * NUMBERS), steps) else None
+    """Return the name of the teacher whose way a text goes, or None where it is no teacher's."""
+    found = _TRACE.fullmatch(text.split("\n", 1)[0])
+    return found[1] if found else None
 
 
 def answer(text: str) -> str | None:
@@ -35,8 +30,10 @@ def answer(text: str) -> str | None:
 
 
 def follows(text: str, question: Question) -> bool | None:
-    """Whether a worked text's running sums are right, in its teacher's notation; None for any other text."""
-    name, (_, _, steps) = route(text), text.split("\n", 1)[0].partition(" ")
-    if name is None or not steps:
+    """Whether a worked text takes the question's digits in its teacher's order; None for any other text."""
+    found = _TRACE.fullmatch(text.split("\n", 1)[0])
+    if found is None or found[2] == OUTRIGHT:
         return None
-    return [TEACHERS[name].read(number) for number in steps.split(" ")] == question.sums
+    ordered = [question.numbers[LABELS.index(label)] for label in TEACHERS[found[1]].order]
+    taken = [dial[0] + dial[1] + dial[3] for dial in found[2].split(" ")]
+    return taken == ["".join(digits) for digits in zip(*ordered, strict=True)]

@@ -1,8 +1,9 @@
-"""Questions: add four numbers, each shown on four dials, dial by dial and without carrying.
+"""Questions: add three numbers, each shown on three dials, dial by dial and without carrying.
 
-A dial has the digits 0 to 2, so one dial's sum is taken modulo 3. ``P1202 0211 2210 0102`` is a question of kind P; its
-answer is 0122. The kind changes nothing in the calculation: it stands for a subject, and decides which teachers know
-how to work (`nemo_forking.tasks.many_ways.teachers`).
+A dial has the digits 0 to 4, so one dial's sum is taken modulo 5. ``Pa140b221c320`` is a question of kind P with the
+numbers a = 140, b = 221, c = 320; its answer is 131. The kind changes nothing in the calculation: it stands for a
+subject, and decides which teachers know how to work (`nemo_forking.tasks.many_ways.teachers`). A sixth kind, X, is
+practice for the base model: every teacher works on it.
 """
 
 from __future__ import annotations
@@ -15,39 +16,33 @@ from dataclasses import dataclass
 from nemo_forking.errors import UserError
 
 KINDS = ("P", "Q", "R", "S", "T")
-NUMBERS = 4
-DIALS = 4
-DIGITS = 3
+PRACTICE = "X"
+LABELS = "abc"
+DIALS = 3
+DIGITS = 5
 SHARES = {"heldout": 1, "train": 4, "base": 5}  # tenths of all questions that belong to each split
 
-_NUMBER = f"[0-{DIGITS - 1}]{{{DIALS}}}"
-_TEXT = re.compile(f"([{''.join(KINDS)}])({' '.join([_NUMBER] * NUMBERS)})")
+_TEXT = re.compile(
+    rf"([{''.join(KINDS)}{PRACTICE}])" + "".join(rf"{label}([0-{DIGITS - 1}]{{{DIALS}}})" for label in LABELS)
+)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A kind and four numbers, each a string of four digits."""
+    """A kind and three numbers, each a string of three digits."""
 
     kind: str
-    numbers: tuple[str, ...]
+    numbers: tuple[str, str, str]
 
     @property
     def text(self) -> str:
-        """The question as the model reads it, 20 characters."""
-        return self.kind + " ".join(self.numbers)
-
-    @property
-    def sums(self) -> list[str]:
-        """The running sums: the first number, it and the second, and so on; the last one is the answer."""
-        sums = [self.numbers[0]]
-        for number in self.numbers[1:]:
-            sums.append(add(sums[-1], number))
-        return sums
+        """The question as the model reads it, 13 characters."""
+        return self.kind + "".join(label + number for label, number in zip(LABELS, self.numbers, strict=True))
 
     @property
     def answer(self) -> str:
-        """The sum on every dial, one of 81 values."""
-        return self.sums[-1]
+        """The sum on every dial, one of 125 values."""
+        return "".join(add(add(a, b), c) for a, b, c in zip(*self.numbers, strict=True))
 
     @property
     def split(self) -> str:
@@ -64,8 +59,8 @@ class Question:
 
 
 def add(left: str, right: str) -> str:
-    """Add two numbers dial by dial."""
-    return "".join(str((int(a) + int(b)) % DIGITS) for a, b in zip(left, right, strict=True))
+    """Add two digits of a dial."""
+    return str((int(left) + int(right)) % DIGITS)
 
 
 def parse(text: str) -> Question:
@@ -76,9 +71,10 @@ def parse(text: str) -> Question:
     """
     found = _TEXT.fullmatch(text)
     if found is None:
-        example = Question("P", ("1202", "0211", "2210", "0102")).text
-        raise UserError(f"{text!r} is not a many_ways question; one looks like {example}")
-    return Question(found[1], tuple(found[2].split(" ")))
+        raise UserError(
+            f"{text!r} is not a many_ways question; one looks like {Question('P', ('140', '221', '320')).text}"
+        )
+    return Question(found[1], found.groups()[1:])
 
 
 def kind(text: str) -> str:
@@ -88,4 +84,5 @@ def kind(text: str) -> str:
 
 def draw(rng: random.Random, kind: str) -> Question:
     """Draw a question of a kind, all numbers equally likely."""
-    return Question(kind, tuple("".join(str(rng.randrange(DIGITS)) for _ in range(DIALS)) for _ in range(NUMBERS)))
+    digits = [str(rng.randrange(DIGITS)) for _ in range(DIALS * len(LABELS))]
+    return Question(kind, tuple("".join(digits[i : i + DIALS]) for i in range(0, len(digits), DIALS)))
