@@ -108,5 +108,6 @@ class SetLoop(pl.Callback):
             "tokens": m.tokens_trained,
             "tokens_scored": m.tokens_scored,
             "tokens_per_s": m.tokens_trained / elapsed,
+            "model_flops_per_s": m.flops / elapsed,
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }

@@ -23,6 +23,7 @@ from nemo_forking.matching.assignment import assign
 from nemo_forking.matching.exchange import match
 from nemo_forking.matching.statistics import Statistics
 from nemo_forking.tags import Tags
+from nemo_forking.training.flops import step_flops
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Matched:
     statistics: dict
     tokens_scored: int
     tokens_trained: int
+    flops: float
     seconds: dict[str, float]
 
 
@@ -97,6 +99,7 @@ class SetStep:
             self._count(questions, sigma_QM, cost_QNM),
             tokens_scored=sum(r.length for r in scored),
             tokens_trained=sum(p.length for p in pairs),
+            flops=step_flops(self.config.model, scored, pairs),
             seconds=seconds,
         )
         return Pass(list(build(pairs, plan, layout)), plan.batch, plan.time), matched

@@ -1,0 +1,21 @@
+"""Model FLOPs of a step, for the speed a run reports: what the mathematics needs, not what is repeated or padded."""
+
+from collections.abc import Iterable
+
+from nemo_forking.config.schema import ModelConfig
+from nemo_forking.data.batches import Row
+
+
+def step_flops(model: ModelConfig, scored: Iterable[Row], trained: Iterable[Row]) -> float:
+    """One forward over the scored rows; forward and backward (three forwards' worth) over the trained ones."""
+    return sum(forward_flops(model, row) for row in scored) + 3 * sum(forward_flops(model, row) for row in trained)
+
+
+def forward_flops(model: ModelConfig, row: Row) -> float:
+    """Multiplications and additions of a row's forward: linears, causal attention, the head at counted tokens."""
+    hidden, size = model.hidden_size, model.head_dim or model.hidden_size // model.num_attention_heads
+    queries, keys = model.num_attention_heads * size, model.num_query_groups * size
+    linears = 2 * hidden * (2 * queries + 2 * keys) + 6 * hidden * model.ffn_hidden_size  # per token and layer
+    attention = 2 * queries * row.length  # per token and layer: two products over half the square
+    layers = model.num_layers * row.length * (linears + attention)
+    return layers + 2.0 * hidden * model.vocab_size * row.counted
