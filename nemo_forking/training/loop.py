@@ -1,11 +1,13 @@
 """The set step inside NeMo's training loop: learning rate, matching, metrics, checkpoints, resume."""
 
 import dataclasses
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 import torch.distributed as dist
 from nemo.lightning.megatron_parallel import MegatronStep
 
@@ -109,5 +111,13 @@ class SetLoop(pl.Callback):
             "tokens_scored": m.tokens_scored,
             "tokens_per_s": m.tokens_trained / elapsed,
             "model_flops_per_s": m.flops / elapsed,
+            "peak_memory_gib": round(peak_memory_gib(), 3),
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }
+
+
+def peak_memory_gib() -> float:
+    """Most memory this rank has held so far: allocated on its GPU, or resident in its process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
