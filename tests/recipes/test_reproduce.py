@@ -38,7 +38,7 @@ def finish(folder: Path, *more: str) -> str:
 
 
 def without_clock(file: Path) -> list[dict]:
-    clock = ("seconds", "tokens_per_s", "model_flops_per_s")
+    clock = ("seconds", "tokens_per_s", "model_flops_per_s", "peak_memory_gib")
     records = [json.loads(line) for line in file.read_text().splitlines()]
     return [{key: value for key, value in record.items() if key not in clock} for record in records]
 
