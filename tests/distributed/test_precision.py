@@ -1,0 +1,48 @@
+"""bfloat16, which GPUs train in, run on the CPU for a few steps: near float32, and resumed to the same numbers.
+
+The configuration refuses it on a CPU, where it is slow, so the tests set it behind the checks.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nemo_forking.config import Config
+from tests.distributed.runs import lay_ground, metrics, run, tiny, weights
+
+STEPS = {"optim.lr": 1e-2, "optim.min_lr": 0.0, "optim.eps": 1e-8, "trainer.max_steps": 3, "trainer.checkpoint_every": 2}
+LAYOUTS = {
+    "tensor and sequence": {"layout.devices": 2, "layout.tensor": 2, "layout.sequence_parallel": True},
+    "pipeline": {"layout.devices": 2, "layout.pipeline": 2},
+    "data, overlapped": {"layout.devices": 2, "layout.overlap_grad_reduce": True, "layout.overlap_param_gather": True},
+}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    return lay_ground(tmp_path_factory.mktemp("ground"))
+
+
+def in_bf16(config: Config) -> Config:
+    return replace(config, model=replace(config.model, precision="bf16"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bf16_stays_near_float32_and_resumes_to_the_same_numbers(ground, tmp_path, layout):
+    single = run(tiny(ground, tmp_path / "single", STEPS))[0]
+    config = in_bf16(tiny(ground, tmp_path / "half", STEPS | LAYOUTS[layout]))
+    half = run(config)[0]
+    assert half[0].loss == pytest.approx(single[0].loss, rel=1e-2) and half[0].loss != single[0].loss
+    assert half[0].grad_norm == pytest.approx(single[0].grad_norm, rel=5e-2)
+
+    folder = Path(config.run.folder)
+    before, exported = metrics(config), weights(folder / "model")
+    assert {str(tensor.dtype) for tensor in exported.values()} == {"torch.bfloat16"}
+    shutil.rmtree(folder / "checkpoints" / "step_0000003")
+    run(config)
+    assert [(r["step"], r["loss"], r["grad_norm"]) for r in metrics(config)] == [
+        (r["step"], r["loss"], r["grad_norm"]) for r in before
+    ]
+    assert all((tensor == exported[name]).all() for name, tensor in weights(folder / "model").items())
