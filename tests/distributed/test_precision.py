@@ -12,7 +12,13 @@ import pytest
 from nemo_forking.config import Config
 from tests.distributed.runs import lay_ground, metrics, run, tiny, weights
 
-STEPS = {"optim.lr": 1e-2, "optim.min_lr": 0.0, "optim.eps": 1e-8, "trainer.max_steps": 3, "trainer.checkpoint_every": 2}
+STEPS = {
+    "optim.lr": 1e-2,
+    "optim.min_lr": 0.0,
+    "optim.eps": 1e-8,
+    "trainer.max_steps": 3,
+    "trainer.checkpoint_every": 2,
+}
 LAYOUTS = {
     "tensor and sequence": {"layout.devices": 2, "layout.tensor": 2, "layout.sequence_parallel": True},
     "pipeline": {"layout.devices": 2, "layout.pipeline": 2},
