@@ -55,7 +55,7 @@ def test_every_value_is_marked_paper_ours_or_unpublished(experiment):
 
 @pytest.mark.parametrize("layout", sorted(file.stem for file in (CONF / "layout").glob("*.yaml")))
 def test_every_layout_suits_the_model_it_is_made_for(layout):
-    experiment = "tiny" if layout.startswith("cpu") else "ssft_math_32b"
+    experiment = "real_traces_trial" if layout.startswith("cpu") else "ssft_math_32b"
     config = load([f"experiment={experiment}", f"layout={layout}"])
     parts = config.layout.tensor * config.layout.pipeline * config.layout.context * config.layout.data
     assert parts == config.layout.processes
@@ -144,7 +144,7 @@ def test_a_recipe_can_derive_configurations_which_are_checked_again():
 
 
 def test_the_shape_is_compared_with_the_checkpoint_it_starts_from(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 128, "rms_norm_eps": 1e-5}))
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 64, "rms_norm_eps": 1e-5}))
     with pytest.raises(UserError, match=r"model.norm_eps=1e-06, but .*config.json has rms_norm_eps=1e-05"):
         load(["experiment=tiny", f"model.base={tmp_path}"])
     assert load(["experiment=tiny", f"model.base={tmp_path}", "model.norm_eps=1e-5"]).model.base == str(tmp_path)
