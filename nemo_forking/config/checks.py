@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from nemo_forking.config.schema import Config
+from nemo_forking.config.schema import INJECTIVE, Config
 
-TAGGED = ("optimal", "random", "fixed")  # rules that give the traces of a question different tags
 SAME_IN_BASE = {  # key of ours -> key of a Hugging Face config.json
     "num_layers": "num_hidden_layers",
     "hidden_size": "hidden_size",
@@ -103,7 +102,7 @@ def _tags(config: Config) -> Iterator[str]:
     tags, matching, traces = config.tags, config.matching, config.data.traces
     if tags.spelling == "text" and tags.count > 9:
         yield f"tags.count={tags.count}: the text spelling has one digit, so at most 9 tags; use tags.spelling=special"
-    if matching.rule in TAGGED and traces > tags.count and not config.data.sample_down:
+    if matching.rule in INJECTIVE and traces > tags.count and not config.data.sample_down:
         yield (
             f"data.traces={traces} is more than tags.count={tags.count}, and matching.rule={matching.rule} gives each "
             "trace of a question its own tag; raise tags.count, lower data.traces, or set data.sample_down=true"

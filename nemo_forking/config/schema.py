@@ -9,6 +9,7 @@ from nemo_forking.config.fields import key
 from nemo_forking.data.settings import DataConfig
 
 Rule = Literal["optimal", "random", "fixed", "mixed", "none"]
+INJECTIVE = ("optimal", "random", "fixed")  # rules that give every trace of a question a tag of its own
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,13 @@ def check_same(found: dict, wanted: dict, path: Path) -> None:
 
 
 def finished(config: Config, file: TokenFile) -> bool:
-    """Whether the run folder holds the exported model of just this run. Raises UserError when it is another run's."""
-    provenance = Path(config.run.folder) / "model" / "provenance.json"
-    if not provenance.exists():
-        return False
-    check_same(json.loads(provenance.read_text())["identity"], identity(config, file), provenance.parent)
-    return True
+    """Whether the run folder holds the exported model of just this run.
+
+    Raises UserError when that model, or the newest checkpoint, is another run's: before anything there is touched.
+    """
+    folder = Path(config.run.folder)
+    provenance = folder / "model" / "provenance.json"
+    for record in (provenance, *sorted(folder.glob("checkpoints/step_*/extra.json"))[-1:]):
+        if record.exists():
+            check_same(json.loads(record.read_text())["identity"], identity(config, file), record.parent)
+    return provenance.exists()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from nemo_forking.config import Config, save_resolved
+from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
@@ -34,12 +35,9 @@ def start_training(config: Config) -> None:
     check_data_fits(config, file)
     if finished(config, file):
         return
-    launched = "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
-    if not launched and config.layout.accelerator == "gpu" and config.layout.processes > 1:
-        raise UserError(
-            f"layout has {config.layout.processes} GPU processes, but no launcher started this one: use "
-            f"`torchrun --nproc-per-node {config.layout.devices} {sys.argv[0]} ...`, or srun (slurm/)"
-        )
+    launched = check_launch(config)
+    # Megatron's order of communication and computation on a GPU under tensor parallelism; read when CUDA starts
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     with quiet.imports():
         from nemo_forking.training.trainer import train  # NeMo: seconds to import, so only once all is checked
 
@@ -49,6 +47,33 @@ def start_training(config: Config) -> None:
         train(config)
     else:
         fork_ranks(train, config.layout.processes, config)
+
+
+def check_launch(config: Config) -> bool:
+    """Whether torchrun or srun started this process as one rank of many.
+
+    Raises UserError where the layout needs a launcher and there is none, has another number of processes than were
+    launched, or asks for a GPU where torch sees none, or for none where it sees one.
+    """
+    layout, environment = config.layout, os.environ
+    launched = "RANK" in environment or int(environment.get("SLURM_NTASKS", 1)) > 1
+    command = f"torchrun --nproc-per-node {layout.devices} {sys.argv[0]} ..."
+    if not launched and (layout.accelerator == "gpu" or layout.nodes > 1):
+        raise UserError(
+            f"layout has {layout.processes} {layout.accelerator.upper()} processes (nodes x devices = {layout.nodes} x "
+            f"{layout.devices}), but no launcher started this one: use `{command}`, or srun"
+        )
+    count = int(environment.get("WORLD_SIZE", environment.get("SLURM_NTASKS", 1)))
+    if launched and count != layout.processes:
+        raise UserError(
+            f"the launcher started {count} processes, but layout.nodes x devices = {layout.nodes} x {layout.devices} = "
+            f"{layout.processes}: choose another layout, or start as many, `{command}`"
+        )
+    if layout.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("layout.accelerator=gpu, but torch sees no GPU here: choose a CPU layout, such as layout=cpu1")
+    if layout.accelerator == "cpu" and torch.cuda.is_available():  # Megatron takes a GPU wherever there is one
+        raise UserError("layout.accelerator=cpu, but torch sees a GPU: hide it, `export CUDA_VISIBLE_DEVICES=`")
+    return launched
 
 
 def check_data_fits(config: Config, file: TokenFile) -> None:
@@ -64,8 +89,7 @@ def check_data_fits(config: Config, file: TokenFile) -> None:
             f"{where} has a sequence of {longest} tokens, but a packed micro-batch holds batch.tokens="
             f"{config.batch.tokens}: raise it, or prepare with data.max_length={config.batch.tokens}"
         )
-    needs_own_tag = config.matching.rule in ("optimal", "random", "fixed")
-    if needs_own_tag and traces > config.tags.count and not config.data.sample_down:
+    if config.matching.rule in INJECTIVE and traces > config.tags.count and not config.data.sample_down:
         raise UserError(
             f"{where} has a question with {traces} traces for {config.tags.count} tags: raise tags.count, prepare with "
             f"data.traces={config.tags.count}, or set data.sample_down=true"

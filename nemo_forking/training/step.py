@@ -15,6 +15,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
 from nemo_forking.config import Config
+from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.batches import Layout, MicroBatch, Row, build, deal
 from nemo_forking.data.token_file import Question, TokenFile
 from nemo_forking.data.traces import global_batch
@@ -63,13 +64,15 @@ class SetStep:
         world. Raises NonFiniteCost on every rank alike.
         """
         started = time.perf_counter()
+        # rules that share a tag can take all traces; where some are drawn, every rule draws the same
+        limited = self.config.matching.rule in INJECTIVE or self.config.data.sample_down
         questions = global_batch(
             self.file,
             seed=self.config.run.seed,
             step=step,
             questions=self.config.batch.questions,
             max_traces=None,
-            tags=self.tags.count,
+            tags=self.tags.count if limited else self.file.most_traces(),
             sample_down=self.config.data.sample_down,
         )
         scored: list[Row] = []

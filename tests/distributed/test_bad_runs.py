@@ -114,6 +114,15 @@ def test_more_traces_than_tags_are_refused_on_every_rank(rule, ground, tmp_path)
         check_data_fits(config, TokenFile(ground.data))  # and before any rank starts
 
 
+@pytest.mark.parametrize("rule", ["mixed", "none"])
+def test_rules_that_give_traces_no_tag_of_their_own_take_more_traces_than_tags(rule, ground, tmp_path):
+    config = tiny(ground, tmp_path / "run", {"tags.count": 1, "matching.rule": rule})
+    check_data_fits(config, TokenFile(ground.data))
+    (steps,) = run(config)
+    assert steps[0].sigma_QM.shape == (4, 4)
+    assert steps[0].sigma_QM.max() == (0 if rule == "mixed" else -1)
+
+
 def test_more_traces_than_tags_are_drawn_from_when_conf_says_so(ground, tmp_path):
     config = tiny(ground, tmp_path / "run", {"tags.count": 2, "data.sample_down": True})
     (steps,) = run(config)
