@@ -100,7 +100,7 @@ def with_tags(source: Source, tags: Tags, noise: float, seed: int) -> Source:
         tensor = source(name)
         if name in (EMBEDDING, HEAD):
             tensor = tensor.clone()
-            tensor[rows] = initial_rows(tags, tensor.float(), None, noise, seed).to(tensor.dtype)
+            tensor[rows] = initial_rows(tags, tensor, None, noise, seed)
         return tensor
 
     return get
@@ -197,7 +197,7 @@ def _sharded_dim(name: str, param: Tensor) -> int:
 
 
 def stage_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name, whole tensor on the CPU) of this pipeline stage; every rank of the TP group must iterate.
+    """(Hugging Face name, whole tensor) of this pipeline stage; every rank of the TP group must iterate.
 
     One all-gather per sharded tensor over the tensor-parallel group.
     """
@@ -210,8 +210,7 @@ def stage_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             shards = [torch.empty_like(part) for _ in range(group.size())]
             dist.all_gather(shards, part.contiguous(), group=group)
             part = torch.cat(shards, dim)
-        for hf_name, tensor in zip(_hf_names(model, name), _split(model.config, name, part), strict=True):
-            yield hf_name, tensor.cpu().contiguous()
+        yield from zip(_hf_names(model, name), _split(model.config, name, part), strict=True)
 
 
 def export(chunks: list[nn.Module], folder: Path, *, hf_config: dict, tokenizer, provenance: dict) -> Path:
@@ -224,10 +223,13 @@ def export(chunks: list[nn.Module], folder: Path, *, hf_config: dict, tokenizer,
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     dist.barrier()
-    tensors = {name: tensor for chunk in chunks for name, tensor in stage_tensors(chunk)}
+    first = parallel_state.get_tensor_model_parallel_rank() == 0 and parallel_state.get_data_parallel_rank(True) == 0
+    tensors = {}
+    for name, tensor in (pair for chunk in chunks for pair in stage_tensors(chunk)):
+        if first:  # the others only take part in the gathering: a node's ranks would hold the model many times over
+            tensors[name] = tensor.cpu().contiguous()
     if chunks[0].config.share_embeddings_and_output_weights:
         tensors.pop(HEAD, None)
-    first = parallel_state.get_tensor_model_parallel_rank() == 0 and parallel_state.get_data_parallel_rank(True) == 0
     stages = parallel_state.get_pipeline_model_parallel_world_size()
     if first:
         file = f"model-{stage + 1:05d}-of-{stages:05d}.safetensors"
