@@ -1,4 +1,4 @@
-"""The layer spec of Qwen2: Transformer Engine where it is installed, torch scaled-dot-product attention elsewhere.
+"""The layer spec of Qwen2: Transformer Engine on a GPU where it is installed, torch scaled-dot-product attention else.
 
 Both take packed sequences and context parallelism. Shape letters: T tokens of this rank, B batch, H' heads of this
 tensor-parallel rank, D head size.
@@ -15,10 +15,11 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 )
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from torch import Tensor, nn
 
-HAVE_TE = importlib.util.find_spec("transformer_engine") is not None
+HAVE_TE = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
 
 
 @dataclass
@@ -161,8 +162,8 @@ def zigzag_order(lengths: tuple[int, ...], ranks: int) -> Tensor:
     return torch.cat(order)
 
 
-def layer_spec(config, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-    """The decoder block of this pipeline stage (and virtual stage)."""
+def layer_spec(config, vp_stage: int | None = None) -> TransformerBlockSubmodules | ModuleSpec:
+    """The decoder block of this pipeline stage (and virtual stage); with Transformer Engine, the layer it repeats."""
     if HAVE_TE:
         return get_gpt_layer_with_transformer_engine_spec()
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")

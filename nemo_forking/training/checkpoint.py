@@ -54,7 +54,9 @@ class Checkpoints:
         dist.barrier()
 
     def load(self, strategy: MegatronStrategy, path: Path, identity: dict) -> dict:
-        """Restore model and optimizer under the present layout; returns `extra`. Every rank calls it.
+        """Restore model and optimizer under the present layout; returns `extra`.
+
+        Every rank calls it; collectives: Megatron's own.
 
         Raises UserError when the checkpoint is another run's (training.identity), of the other kind of optimizer, or
         damaged.
