@@ -16,7 +16,7 @@ CORE = [
     "rich>=13",
     "scipy>=1.11",
     "tokenizers>=0.22,<0.23",
-    "torch>=2.6",
+    "torch>=2.8",  # mm with out_dtype, on a GPU
     "transformers~=4.57.0",
 ]
 
