@@ -21,13 +21,14 @@ from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.data.prepare import prepare
 from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.engines.transformers import TransformersEngine
+from nemo_forking.errors import UserError
 from nemo_forking.evaluation.metrics import summarise
 from nemo_forking.evaluation.report import print_table, write_report
 from nemo_forking.evaluation.sampling import HeldOut, Reader, SamplingSettings, draw_samples, weights_hash
 from nemo_forking.files import write_aside
 from nemo_forking.tags import make_tags
 from nemo_forking.tasks import many_ways
-from nemo_forking.training.launch import start_training
+from nemo_forking.training.launch import check_launch, start_training
 
 BASE_PROMPT = "{question}\n\n"
 
@@ -36,6 +37,8 @@ console = Console(stderr=True)
 
 @recipe(experiment="tiny")
 def run(config: Config) -> None:
+    if config.layout.accelerator == "gpu" or check_launch(config):
+        raise UserError("a study starts its own ranks, on the CPU: take a CPU layout, without torchrun or srun")
     folder = Path(config.run.folder)
     save_resolved(config, folder)
     config = generate(config, folder)

@@ -106,3 +106,12 @@ def test_another_setting_in_the_same_folder_is_refused_by_name(study):
     assert again.returncode == 2
     message = " ".join((again.stdout + again.stderr).split())
     assert "belongs to another run" in message and "matching.tokens: there 6, here 7" in message
+
+
+@pytest.mark.parametrize("launcher", [{}, {"RANK": "0", "WORLD_SIZE": "2"}], ids=["gpu layout", "torchrun"])
+def test_a_study_that_others_would_have_to_start_is_refused(launcher, tmp_path):
+    layout = [] if launcher else ["layout.accelerator=gpu"]
+    line, environment = command(tmp_path / "run", *layout), os.environ | launcher
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and "a study starts its own ranks, on the CPU" in done.stderr
+    assert not (tmp_path / "run").exists()
