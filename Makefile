@@ -12,6 +12,8 @@ export TOKENIZERS_PARALLELISM ?= false
 ifndef NEMO_FORKING_PYTHON
 # A CUDA build of torch on a machine without a GPU: NeMo's import asks for an architecture list and fails on an empty one.
 export TORCH_CUDA_ARCH_LIST ?= 9.0
+# The pinned environment is for the CPU; Megatron would take a GPU wherever it sees one.
+export CUDA_VISIBLE_DEVICES :=
 endif
 
 environment = python=$$(.ci/environment)

@@ -40,8 +40,7 @@ def run(config: Config) -> None:
     if config.layout.accelerator == "gpu" or check_launch(config):
         raise UserError("a study starts its own ranks, on the CPU: take a CPU layout, without torchrun or srun")
     folder = Path(config.run.folder)
-    save_resolved(config, folder)
-    config = generate(config, folder)
+    asked, config = config, generate(config, folder)
     rules: dict[str, list] = {rule: [] for rule in config.study.rules}
     base_runs = []
     for seed in config.study.seeds:
@@ -51,6 +50,7 @@ def run(config: Config) -> None:
         for rule in rules:
             trained = train_rule(config, home, seed, rule)
             rules[rule].append(sample(trained, folder, seed))
+    save_resolved(asked, folder)  # not before: another study's folder is refused on the way here, and keeps its own
     results = {
         "experiment": config.run.name,
         "rules": rules,

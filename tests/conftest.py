@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are processes; threads wo
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # compiling costs more than the small models of the tests
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # Megatron asks for it with tensor parallelism
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # Megatron takes a GPU wherever it sees one
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no warning from every fork
 os.environ.setdefault("MPLBACKEND", "Agg")
 

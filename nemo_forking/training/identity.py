@@ -3,6 +3,7 @@
 Layout, micro-batches, packing and how often to save change no result, so they may differ on a resume.
 """
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ def identity(config: Config, file: TokenFile) -> dict:
     values = {f"{block}.{key}": value for block in BLOCKS for key, value in asdict(getattr(config, block)).items()}
     del values["loss.chunk"]
     values |= {
+        "model.base": fingerprint(Path(config.model.base)) if config.model.base else None,
         "run.seed": config.run.seed,
         "batch.questions": config.batch.questions,
         "trainer.max_steps": config.trainer.max_steps,
@@ -26,6 +28,24 @@ def identity(config: Config, file: TokenFile) -> dict:
         "data": {name: f["sha256"] for name, f in file.manifest["files"].items()},
     }
     return json.loads(json.dumps(values))
+
+
+def fingerprint(folder: Path, sampled: int = 2**20) -> str:
+    """Hash of a model folder's files: name, size, first and last `sampled` bytes of each.
+
+    Enough to know weights that were trained anew, quick enough for 65 GB; a copy elsewhere has the same.
+    """
+    digest = hashlib.sha256()
+    for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        if not file.exists():
+            continue  # loading says what is missing
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(sampled))
+            stream.seek(max(0, size - sampled))
+            digest.update(stream.read(sampled))
+    return digest.hexdigest()
 
 
 def check_same(found: dict, wanted: dict, path: Path) -> None:

@@ -84,10 +84,19 @@ def check_data_fits(config: Config, file: TokenFile) -> None:
             f"{where} has a sequence of {longest} tokens, but model.max_length is {config.model.max_length}: prepare "
             f"it with data.max_length={config.model.max_length}"
         )
-    if config.batch.packing and longest > config.batch.tokens:
+    chunks = 2 * config.layout.context if config.layout.context > 1 else 1  # a packed row is cut into so many
+    needed = -(-longest // chunks) * chunks
+    if config.batch.packing and needed > config.batch.tokens:
         raise UserError(
             f"{where} has a sequence of {longest} tokens, but a packed micro-batch holds batch.tokens="
-            f"{config.batch.tokens}: raise it, or prepare with data.max_length={config.batch.tokens}"
+            f"{config.batch.tokens}: raise it to {needed}, or prepare with data.max_length={config.batch.tokens}"
+        )
+    lengths = file.manifest["lengths"]
+    scored = lengths["prompt"]["max"] + TAG_ROOM + min(config.matching.tokens, lengths["target"]["max"]) + chunks
+    if config.batch.packing and config.matching.rule == "optimal" and scored > config.batch.match_tokens:
+        raise UserError(
+            f"{where} has prompts of {lengths['prompt']['max']} tokens: with matching.tokens={config.matching.tokens} "
+            f"a row does not fit batch.match_tokens={config.batch.match_tokens}; raise it to {scored}"
         )
     if config.matching.rule in INJECTIVE and traces > config.tags.count and not config.data.sample_down:
         raise UserError(

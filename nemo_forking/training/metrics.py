@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
+
+OF_THE_MACHINE = ("seconds", "tokens_per_s", "model_flops_per_s", "peak_memory_gib")  # all else is of the run
 
 
 class Metrics:
@@ -32,8 +35,14 @@ class Metrics:
         if not self.file.exists():
             return
         kept = []
-        for line in self.file.read_text().splitlines(keepends=True):
-            if line.endswith("\n") and json.loads(line)["step"] <= done:  # a kill may leave half a line
+        for number, line in enumerate(self.file.read_text().splitlines(keepends=True), 1):
+            if not line.endswith("\n"):
+                break  # a kill may leave half a line
+            try:
+                step = json.loads(line)["step"]
+            except (ValueError, TypeError, KeyError):
+                raise UserError(f"{self.file}, line {number}: not a step's record; remove that line") from None
+            if step <= done:
                 kept.append(line)
         write_aside(self.file, "".join(kept))
 

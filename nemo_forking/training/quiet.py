@@ -9,11 +9,12 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def imports() -> Iterator[None]:
     """While NeMo is imported: no warnings about what this machine lacks (Transformer Engine, Apex, exporters)."""
-    warnings.filterwarnings("ignore")
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
 

@@ -147,8 +147,12 @@ def test_data_that_cannot_fit_is_refused_before_any_rank_starts(ground, tmp_path
         UserError, match=r"sequence of \d+ tokens, but model.max_length is 64: prepare it with data.max"
     ):
         check_data_fits(config, long)
-    with pytest.raises(UserError, match=r"packed micro-batch holds batch.tokens=20: raise it, or prepare with"):
+    with pytest.raises(UserError, match=r"packed micro-batch holds batch.tokens=20: raise it to 36, or prep"):
         check_data_fits(short, TokenFile(ground.data))
+    narrow = replace(config, batch=replace(config.batch, match_tokens=15))
+    with pytest.raises(UserError, match=r"a row does not fit batch.match_tokens=15; raise it to \d+"):
+        check_data_fits(narrow, TokenFile(ground.data))
+    check_data_fits(replace(narrow, batch=replace(narrow.batch, packing=False)), TokenFile(ground.data))
     check_data_fits(config, TokenFile(ground.data))
 
 

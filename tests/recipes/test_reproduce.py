@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_forking.evaluation.sampling import load_samples
+from nemo_forking.training.metrics import OF_THE_MACHINE
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -38,9 +39,8 @@ def finish(folder: Path, *more: str) -> str:
 
 
 def without_clock(file: Path) -> list[dict]:
-    clock = ("seconds", "tokens_per_s", "model_flops_per_s", "peak_memory_gib")
     records = [json.loads(line) for line in file.read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key not in clock} for record in records]
+    return [{key: value for key, value in record.items() if key not in OF_THE_MACHINE} for record in records]
 
 
 @pytest.fixture(scope="module")
