@@ -94,6 +94,7 @@ def base_data(config: Config, folder: Path) -> Config:
         "data.source": [str(folder / "source" / "base.jsonl")],
         "data.folder": str(folder / "data" / "base"),
         "data.prompt": BASE_PROMPT,
+        "data.choose": "random",
     }
     return with_overrides(config, changes)
 

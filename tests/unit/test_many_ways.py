@@ -48,7 +48,7 @@ def test_every_worked_trace_ends_at_the_answer_by_right_steps(rows):
         for first, second, partial, third, total in ([int(digit) for digit in dial] for dial in dials):
             assert partial == (first + second) % 5 and total == (partial + third) % 5
         worked += 1
-    assert worked == COUNT + COUNT + (COUNT // 2) * (1 + 5)
+    assert worked == 2 * COUNT + 2 * COUNT + (COUNT // 2) * (1 + 5)
 
 
 def test_the_way_is_read_back_from_every_text_worked_or_outright(rows):
@@ -89,8 +89,16 @@ def test_a_teacher_works_step_by_step_just_on_its_two_kinds():
     assert Counter(kind for teacher in TEACHERS.values() for kind in teacher.kinds) == dict.fromkeys(KINDS, 2)
 
 
-def test_a_question_has_one_of_its_two_experts_and_practice_has_all_teachers(rows):
-    for row in itertools.chain(*rows.values()):
+def test_all_five_teachers_answer_a_question_and_its_first_four_traces_hold_one_of_its_two_experts(rows):
+    for split in ("train", "heldout"):
+        for row in rows[split]:
+            names = [trace["teacher"] for trace in row["traces"]]
+            strong = {teacher.name for teacher in many_ways.experts(many_ways.parse(row["question"]))}
+            assert sorted(names) == sorted(TEACHERS) and len(strong & set(names[:4])) == 1
+
+
+def test_base_has_one_expert_a_question_and_all_teachers_at_practice(rows):
+    for row in rows["base"]:
         names = {trace["teacher"] for trace in row["traces"]}
         strong = {teacher.name for teacher in many_ways.experts(many_ways.parse(row["question"]))}
         practice = many_ways.kind(row["question"]) == PRACTICE
@@ -108,7 +116,7 @@ def test_the_place_of_a_trace_says_nothing_about_its_teacher():
     places = Counter()
     for row in many_ways.generate(5000, 8):
         places.update((place, trace["teacher"]) for place, trace in enumerate(row["traces"]))
-    assert len(places) == 4 * 5
+    assert len(places) == 5 * 5
     # 1000 expected in each cell with a standard deviation of 28; five of them are allowed
     assert all(abs(count - 1000) < 140 for count in places.values())
 

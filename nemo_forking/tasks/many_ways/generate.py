@@ -18,9 +18,10 @@ LIMIT = 200_000  # questions of one split; far fewer than there are, so that dra
 def generate(count: int, seed: int, split: str = "train") -> Iterator[dict]:
     """Yield `count` different questions of a split, its kinds equally often, with their teachers' traces.
 
-    Traces of a question stand in random order. A question has four: of the two teachers strong at it only one, drawn by
-    chance, has answered, for worked traces are dear; the three others have all. In `base` every other question is
-    practice instead, with a worked trace of all five teachers.
+    All five teachers answer a question of `train` and `heldout`, the first four in random order. The last one is one of
+    the two teachers strong at the question, drawn by chance: whoever trains on M = 4 traces takes the first four, with
+    one worked answer among them, for worked traces are dear. In `base` that fifth trace is left out, and every other
+    question is practice instead, with a worked trace of all five teachers in random order.
 
     Args:
         count: number of questions, at most 200,000.
@@ -38,7 +39,7 @@ def generate(count: int, seed: int, split: str = "train") -> Iterator[dict]:
     seen: set[Question] = set()
     for index in range(count):
         question = _new_question(rng, _kind(index, split), split, seen)
-        teachers = _answering(rng, question)
+        teachers = _answering(rng, question, split)
         yield {
             "id": f"{split}-{seed}-{index:06d}",
             "question": question.text,
@@ -70,10 +71,13 @@ def _kind(index: int, split: str) -> str:
     return KINDS[index // (1 + (split == "base")) % len(KINDS)]
 
 
-def _answering(rng: random.Random, question: Question) -> list[Teacher]:
-    """The teachers whose traces the question has, in random order."""
+def _answering(rng: random.Random, question: Question, split: str) -> list[Teacher]:
+    """The teachers whose traces the question has, in their order."""
     teachers = list(TEACHERS.values())
-    if question.kind != PRACTICE:
-        teachers.remove(rng.choice(experts(question)))
+    if question.kind == PRACTICE:
+        rng.shuffle(teachers)
+        return teachers
+    last = rng.choice(experts(question))
+    teachers.remove(last)
     rng.shuffle(teachers)
-    return teachers
+    return teachers if split == "base" else [*teachers, last]
