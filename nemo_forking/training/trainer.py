@@ -11,9 +11,9 @@ from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.lightning.megatron_parallel import MegatronStep
 from nemo.lightning.pytorch.plugins.data_sampler import DataSampler
-from transformers import AutoTokenizer
 
 from nemo_forking.config import Config
+from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.model import cpu, weights
 from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, WeightedOptimizer
@@ -33,8 +33,10 @@ def train(config: Config, after_step: Callable[[dict], None] | None = None) -> d
     quiet.logs()
     cpu.install()
     folder = Path(config.run.folder)
-    file = TokenFile(Path(config.data.folder))
-    tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer)
+    file = TokenFile(
+        config.data.folder, verify=False
+    )  # start_training has compared its hash; the sizes are checked here
+    tokenizer = load_tokenizer(config.data.tokenizer)
     tags = make_tags(tokenizer, config.tags.spelling, config.tags.count, vocabulary_rows=config.model.vocab_size)
     checkpoints = Checkpoints(folder / "checkpoints", config.trainer.keep_last)
     latest = checkpoints.latest()
