@@ -33,9 +33,7 @@ def train(config: Config, after_step: Callable[[dict], None] | None = None) -> d
     quiet.logs()
     cpu.install()
     folder = Path(config.run.folder)
-    file = TokenFile(
-        config.data.folder, verify=False
-    )  # start_training has compared its hash; the sizes are checked here
+    file = TokenFile(config.data.folder, verify=False)  # start_training has compared its hash
     tokenizer = load_tokenizer(config.data.tokenizer)
     tags = make_tags(tokenizer, config.tags.spelling, config.tags.count, vocabulary_rows=config.model.vocab_size)
     checkpoints = Checkpoints(folder / "checkpoints", config.trainer.keep_last)
