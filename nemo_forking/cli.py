@@ -137,9 +137,12 @@ def _key_lines(schema: type, values: Any, prefix: str) -> list[str]:
             for name, inner in value.items():
                 lines += _key_lines(blocks[1], inner, f"{path}.{name}.")
         else:
-            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
             expected = describe(annotation, field.metadata.get("bounds"))
-            lines.append(f"  {f'{path}={shown}':<44} {helps[field.name]} ({expected})")
+            named = value.items() if isinstance(value, Mapping) and value else [("", value)]
+            for name, inner in named:
+                shown = "null" if inner is None else str(inner).lower() if isinstance(inner, bool) else inner
+                setting = f"{path}.{name}={shown}" if name else f"{path}={shown}"
+                lines.append(f"  {setting:<44} {helps[field.name]} ({expected})")
     return lines
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_forking.config.schema import INJECTIVE, Config
+
+RESULTS_KEYS = ("experiment", "rules", "base", "comparisons", "benchmark", "seconds", "provenance")  # of a study
 
 SAME_IN_BASE = {  # key of ours -> key of a Hugging Face config.json
     "num_layers": "num_hidden_layers",
@@ -24,7 +27,9 @@ SAME_IN_BASE = {  # key of ours -> key of a Hugging Face config.json
 
 def problems(config: Config) -> list[str]:
     """One line for each conflict, naming the keys and a remedy."""
-    return [line for check in (_run, _model, _layout, _tags, _lengths, _optim, _study) for line in check(config)]
+    return [
+        line for check in (_run, _model, _layout, _tags, _lengths, _optim, _policy, _study) for line in check(config)
+    ]
 
 
 def _run(config: Config) -> Iterator[str]:
@@ -133,12 +138,37 @@ def _optim(config: Config) -> Iterator[str]:
         yield f"optim.min_lr={config.optim.min_lr:g} exceeds optim.lr={config.optim.lr:g}"
 
 
+def _policy(config: Config) -> Iterator[str]:
+    policy, rollout, tags = config.policy, config.rollout, config.tags.count
+    if rollout.tags == "every" and rollout.group % tags:
+        yield f"rollout.group={rollout.group} is no multiple of tags.count={tags}, but rollout.tags=every tries all alike"
+    if rollout.tags == "drawn" and rollout.group == 1:
+        yield "rollout.group=1: one rollout of a question is compared with no other; take 2 or more"
+    if rollout.reuse and policy.scope == "all":
+        yield f"rollout.reuse={rollout.reuse} keeps rewards of tags; with policy.scope=all it must be 0"
+    if policy.entropy_weight and not 0 < policy.entropy_floor < math.log(tags):
+        yield (
+            f"policy.entropy_floor={policy.entropy_floor} nats must lie above 0 and below log(tags.count) = "
+            f"{math.log(tags):.3f}; or set policy.entropy_weight=0"
+        )
+    for name in ("max_steps", "checkpoint_every"):
+        if (steps := getattr(config.trainer, name)) % policy.updates:
+            yield f"trainer.{name}={steps} is no multiple of policy.updates={policy.updates}"
+
+
 def _study(config: Config) -> Iterator[str]:
     if config.study is None:
         return
-    for name in ("seeds", "rules"):
-        values = getattr(config.study, name)
-        if not values:
+    study, policies = config.study, [stage.name for stage in config.study.policies]
+    for name, values in {"seeds": study.seeds, "rules": study.rules, "policies": policies}.items():
+        if not values and name != "policies":
             yield f"study.{name} is empty; give at least one"
         if len(set(values)) < len(values):
             yield f"study.{name}={list(values)} names one twice"
+    for place, stage in enumerate(study.policies):
+        if stage.rule not in study.rules:
+            yield f"study.policies.{place}.rule={stage.rule} is not among study.rules={list(study.rules)}"
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", stage.name) or stage.name in RESULTS_KEYS:
+            yield f"study.policies.{place}.name={stage.name!r}: small letters, digits and '_', and no other key's name"
+        if stage.scope not in study.policy.lr:
+            yield f"study.policy.lr has no value for scope {stage.scope}"

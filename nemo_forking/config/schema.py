@@ -7,6 +7,13 @@ from typing import Literal
 
 from nemo_forking.config.evaluation import BenchmarkConfig, EngineConfig, EvaluationConfig
 from nemo_forking.config.fields import key
+from nemo_forking.config.policy import (
+    PolicyConfig,
+    PolicyStageConfig,
+    PolicyStudyConfig,
+    PromptsConfig,
+    RolloutConfig,
+)
 from nemo_forking.data.settings import DataConfig
 
 Rule = Literal["optimal", "random", "fixed", "mixed", "none"]
@@ -153,16 +160,19 @@ class QuestionsConfig:
 
     base: int = key("questions the base model is trained on", at_least=1)
     train: int = key("questions of SSFT", at_least=1)
+    rl: int = key("questions of reinforcement learning", at_least=1)
     heldout: int = key("questions the tags are evaluated on", at_least=1)
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """`recipes/reproduce.py`: a base model, then every rule from that base, evaluated and compared."""
+    """`recipes/reproduce.py`: a base model, every rule from that base, policies from those, evaluated and compared."""
 
     seeds: tuple[int, ...] = key("one repetition each", at_least=0)
     rules: tuple[Rule, ...] = key("matching rules compared")
     base: BaseConfig = key("training of the base model")
+    policy: PolicyStudyConfig = key("reinforcement learning")
+    policies: tuple[PolicyStageConfig, ...] = key("the reinforced models, each {name: gfpo, rule: optimal, ...}")
     questions: QuestionsConfig = key("sizes of the generated data")
 
 
@@ -181,6 +191,9 @@ class Config:
     optim: OptimConfig = key("the optimizer")
     trainer: TrainerConfig = key("the training run")
     engine: EngineConfig = key("the generation engine")
+    prompts: PromptsConfig = key("the questions of reinforcement learning")
+    rollout: RolloutConfig = key("the rollouts")
+    policy: PolicyConfig = key("the policy objective")
     benchmarks: dict[str, BenchmarkConfig] = key("the benchmarks, by name")
     evaluation: EvaluationConfig = key("the evaluation")
     study: StudyConfig | None = key("the comparison of rules; null outside recipes/reproduce.py")

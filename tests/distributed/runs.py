@@ -167,7 +167,7 @@ def tiny(ground: Ground, folder: Path, changes: Mapping[str, Any] | None = None)
             "clip_grad": 0.0,
         },
         "trainer": {"max_steps": 1, "checkpoint_every": 100, "keep_last": 2, "log_every": 100},
-        **{block: laptop[block] for block in ("engine", "benchmarks", "evaluation")},  # training reads none of them
+        **{block: laptop[block] for block in ("engine", "benchmarks", "evaluation", "prompts", "rollout", "policy")},
         "study": None,
     }
     for key, value in (changes or {}).items():
