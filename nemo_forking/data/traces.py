@@ -38,7 +38,7 @@ def global_batch(
     batch = []
     for item in range(step * questions, (step + 1) * questions):
         epoch, place = divmod(item, len(file))
-        question = file.question(int(_epoch_order(len(file), seed, epoch)[place]))
+        question = file.question(int(epoch_order(len(file), seed, epoch)[place]))
         if len(question.traces) > limit:
             if not sample_down:
                 raise UserError(
@@ -51,7 +51,8 @@ def global_batch(
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of `count` items in an epoch, drawn from (seed, epoch)."""
     return np.argsort(_random_words(count, seed, _ORDER, epoch), kind="stable")
 
 

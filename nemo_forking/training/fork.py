@@ -10,20 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nemo_forking.data.batches import Layout, Row
+from nemo_forking.data.batches import Layout
 from nemo_forking.errors import UserError
 from nemo_forking.matching.exchange import gather_costs
+from nemo_forking.rl.rows import fork_rows
 from nemo_forking.tags import Tags
 from nemo_forking.training.step import score
-
-
-def fork_rows(prompts: Sequence[np.ndarray], tags: Tags) -> list[Row]:
-    """A row for every prompt: what stands before the fork is read, and every tag's id is predicted there."""
-    before = np.asarray(tags.ids_NK[0][: tags.fork_offset + 1], dtype=np.int64)  # its last id gives way to the choices
-    return [
-        Row(np.concatenate([prompt, before]), len(prompt) + tags.fork_offset, index=q, choices=tags.fork_ids)
-        for q, prompt in enumerate(prompts)
-    ]
 
 
 def tag_logprobs(chunks: list[nn.Module], prompts: Sequence[np.ndarray], tags: Tags, layout: Layout) -> np.ndarray:
