@@ -1,5 +1,6 @@
-"""Files that are seen whole or not at all."""
+"""Files that are seen whole or not at all, and what is in them."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -13,3 +14,9 @@ def write_aside(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

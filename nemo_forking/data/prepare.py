@@ -17,8 +17,9 @@ from nemo_forking.data.problems import Report
 from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.data.schema import SourceQuestion, SourceTrace, read_questions
 from nemo_forking.data.settings import TAG_ROOM, DataConfig, check_settings
-from nemo_forking.data.token_file import MANIFEST, TokenFile, TokenFileWriter, file_hash
+from nemo_forking.data.token_file import MANIFEST, TokenFile, TokenFileWriter
 from nemo_forking.errors import UserError
+from nemo_forking.files import file_hash
 
 PROBLEMS = "problems.jsonl"
 BATCH_CHARACTERS = 1_000_000  # text tokenised at a time; bounds memory whatever the size of the source

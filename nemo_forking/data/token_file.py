@@ -12,7 +12,6 @@ A target is all that follows the tag: trace, answer and end token, as the target
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo_forking.errors import UserError
+from nemo_forking.files import file_hash
 
 VERSION = 1
 TOKENS, INDEX, MANIFEST = "tokens.bin", "index.npz", "manifest.json"
@@ -200,12 +200,6 @@ def length_statistics(lengths: np.ndarray) -> dict[str, float | int]:
         **{name: int(value) for name, value in zip(("p50", "p90", "p99"), quantiles, strict=True)},
         "max": int(lengths.max()),
     }
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _describe(path: Path) -> dict:

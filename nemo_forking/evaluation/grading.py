@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nemo_forking.engines.progress import track
 from nemo_forking.evaluation.folder import GRADING, SAMPLES, VERDICTS, Growing, key_of, load_lines
-from nemo_forking.files import write_aside
+from nemo_forking.files import file_hash, write_aside
 from nemo_forking.rewards import Grader, Item
 
 
@@ -37,7 +37,7 @@ def grade_samples(
     path = folder / VERDICTS
     with open_grader() as grader:
         _forget_others(
-            folder, {"grader": grader.describe(), "samples": _file_hash(folder / SAMPLES), "gold": _hash(gold)}
+            folder, {"grader": grader.describe(), "samples": file_hash(folder / SAMPLES), "gold": _hash(gold)}
         )
         if path.exists():
             return load_lines(path)
@@ -74,8 +74,3 @@ def _deciding(record: dict | None) -> dict | None:
 
 def _hash(gold: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(sorted(gold.items())).encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

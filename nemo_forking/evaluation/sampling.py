@@ -24,7 +24,7 @@ from nemo_forking.engines.progress import track
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation.folder import SAMPLES, SETTINGS, TAGS, Growing, Key, key_of, load_lines
 from nemo_forking.evaluation.folder import load_joined as load_joined
-from nemo_forking.files import write_aside
+from nemo_forking.files import file_hash, write_aside
 from nemo_forking.tags import Tags
 
 
@@ -117,15 +117,14 @@ def weights_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
         about = file.stat()
-        digest.update(file.name.encode() + _file_hash(file.resolve(), about.st_size, about.st_mtime_ns))
+        digest.update(file.name.encode() + _hash_once(file.resolve(), about.st_size, about.st_mtime_ns))
     return digest.hexdigest()
 
 
 @cache
-def _file_hash(file: Path, size: int, changed: int) -> bytes:
+def _hash_once(file: Path, size: int, changed: int) -> bytes:
     """SHA-256 of a file; read once while its size and time stay, for a model may be evaluated in several ways."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+    return bytes.fromhex(file_hash(file))
 
 
 # ---------------------------------------------------------------- the model's own tags
