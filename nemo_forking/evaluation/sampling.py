@@ -23,7 +23,6 @@ from nemo_forking.engines import Completion, Engine, Request, request_seed
 from nemo_forking.engines.progress import track
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation.folder import SAMPLES, SETTINGS, TAGS, Growing, Key, key_of, load_lines
-from nemo_forking.evaluation.folder import load_joined as load_joined
 from nemo_forking.files import file_hash, write_aside
 from nemo_forking.tags import Tags
 
