@@ -26,6 +26,7 @@ from nemo_forking.evaluation.folder import METRICS, load_joined, write_questions
 from nemo_forking.evaluation.grading import grade_samples
 from nemo_forking.evaluation.metrics import summarise
 from nemo_forking.evaluation.sampling import SamplingSettings, TagChoice, draw_samples, weights_hash
+from nemo_forking.evaluation.training_log import load_training
 from nemo_forking.files import write_aside
 from nemo_forking.rewards import open_grader
 from nemo_forking.tags import make_tags, tag_text
@@ -80,13 +81,7 @@ class System:
     @cached_property
     def training(self) -> list[dict]:
         """Lines of the training run's metrics.jsonl; none where the run is unknown."""
-        file = self.metrics_file
-        if file is None:
-            return []
-        try:
-            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        except ValueError as error:
-            raise UserError(f"{file}: not JSON lines ({error}); mend it, or set the system's run to null") from None
+        return [] if self.metrics_file is None else load_training(self.metrics_file)
 
     def __enter__(self) -> System:
         return self

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nemo_forking.errors import UserError
+from nemo_forking.evaluation.training_log import load_training
 
 RULES = ("optimal", "random", "fixed", "mixed")  # the order of tables and plots; other names follow
 BASE = "base"
@@ -125,13 +126,15 @@ def training_curves(results: Results, folder: Path) -> dict[str, list[list[dict]
     """The lines of every system's training metrics, a list per seed; systems without any are left out.
 
     Raises:
-        UserError: a line is not JSON.
+        UserError: a line is no JSON object.
     """
     curves: dict[str, list[list[dict]]] = {}
     for benchmark in results.benchmarks:
         for system in benchmark.systems:
             if system.name not in curves:
-                found = [_lines(folder / run["metrics"]) for run in system.runs if isinstance(run.get("metrics"), str)]
+                found = [
+                    load_training(folder / run["metrics"]) for run in system.runs if isinstance(run.get("metrics"), str)
+                ]
                 if any(found):
                     curves[system.name] = found
     return curves
@@ -214,15 +217,3 @@ def _kind(kind: type, raw: dict, name: str, where: str, field: str | None = None
         wanted = {dict: "an object", list: "a list"}[kind]
         raise UserError(f"{where}: field '{field or name}' is not {wanted}; run its recipe again")
     return value
-
-
-def _lines(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
-    lines = []
-    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            raise UserError(f"{path}, line {place}: not JSON; remove the line, then report again") from None
-    return lines

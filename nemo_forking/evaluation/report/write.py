@@ -57,13 +57,7 @@ def introduction(results: Results) -> str:
 
 def html_page(content: dict) -> str:
     """The page. Everything a model wrote is text: escaped by the template, or put in by the script as text."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment(autoescape=True)
     environment.filters["data_url"] = lambda image: "data:image/png;base64," + base64.b64encode(image).decode()
     inserted = {name: Markup((TEMPLATES / file).read_text(encoding="utf-8")) for name, file in _PARTS.items()}
     data = Markup(embedded(content["viewer"]))
@@ -72,16 +66,14 @@ def html_page(content: dict) -> str:
 
 def markdown_page(content: dict) -> str:
     """The same in Markdown, with the traces of one question only."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = _environment(autoescape=False, keep_trailing_newline=True)
     environment.filters.update(cell=_cell, indented=_indented, shortened=_shortened, file=_file)
     return environment.get_template("page.md").render(content)
+
+
+def _environment(**settings: bool) -> Environment:
+    loader = FileSystemLoader(TEMPLATES)
+    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **settings)
 
 
 _PARTS = {"style": "page.css", "script": "viewer.js"}
