@@ -45,7 +45,7 @@ def compare(
         UserError: the questions or their right answers differ, or the metric is not one both systems have.
     """
     tables = [tabulate(samples, n_slots) for samples in (samples_a, samples_b)]
-    _check_same_questions(samples_a, samples_b)
+    check_same_questions(samples_a, samples_b)
     value_aQ, value_bQ = (_values(table, metric) for table in tables)
     place = {question: row for row, question in enumerate(tables[1].questions)}
     value_bQ = value_bQ[[place[question] for question in tables[0].questions]]
@@ -64,6 +64,16 @@ def compare(
         "better": int((difference_Q > ROUNDING).sum()),
         "worse": int((difference_Q < -ROUNDING).sum()),
     }
+
+
+def check_same_questions(samples_a: Sequence[dict], samples_b: Sequence[dict]) -> None:
+    """Raises UserError where the questions of two systems, or their right answers, differ."""
+    gold_a, gold_b = ({one["question"]: one.get("gold") for one in samples} for samples in (samples_a, samples_b))
+    only = {"first": gold_a.keys() - gold_b.keys(), "second": gold_b.keys() - gold_a.keys()}
+    if lacking := [f"only the {name} has {_named(questions)}" for name, questions in only.items() if questions]:
+        raise UserError(f"the two systems were measured on different questions: {'; '.join(lacking)}")
+    if other := [question for question, gold in gold_a.items() if gold != gold_b[question]]:
+        raise UserError(f"the two systems were measured against different right answers: {_named(other)}")
 
 
 def sign_flip_p_value(difference_Q: np.ndarray, seed: int = 0) -> tuple[float, bool]:
@@ -100,15 +110,6 @@ def _values(table: SampleTable, metric: str) -> np.ndarray:
         measured = ", ".join(name for name, value_Q in values.items() if value_Q is not None)
         raise UserError(f"{metric} cannot be compared; these samples have {measured}")
     return values[metric]
-
-
-def _check_same_questions(samples_a: Sequence[dict], samples_b: Sequence[dict]) -> None:
-    gold_a, gold_b = ({one["question"]: one.get("gold") for one in samples} for samples in (samples_a, samples_b))
-    only = {"first": gold_a.keys() - gold_b.keys(), "second": gold_b.keys() - gold_a.keys()}
-    if lacking := [f"only the {name} has {_named(questions)}" for name, questions in only.items() if questions]:
-        raise UserError(f"the two systems were measured on different questions: {'; '.join(lacking)}")
-    if other := [question for question, gold in gold_a.items() if gold != gold_b[question]]:
-        raise UserError(f"the two systems were measured against different right answers: {_named(other)}")
 
 
 def _named(questions: Iterable[str]) -> str:
