@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nemo_forking.data.batches import Layout, Row, deal
-from nemo_forking.training.step import score
+from nemo_forking.training.passes import score
 
 IGNORED = -100  # transformers' label of a position that is not counted
 

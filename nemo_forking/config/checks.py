@@ -141,7 +141,7 @@ def _optim(config: Config) -> Iterator[str]:
 def _policy(config: Config) -> Iterator[str]:
     policy, rollout, tags = config.policy, config.rollout, config.tags.count
     if rollout.tags == "every" and rollout.group % tags:
-        yield f"rollout.group={rollout.group} is no multiple of tags.count={tags}, but rollout.tags=every tries all alike"
+        yield f"rollout.tags=every tries all alike: rollout.group={rollout.group} is no multiple of tags.count={tags}"
     if rollout.tags == "drawn" and rollout.group == 1:
         yield "rollout.group=1: one rollout of a question is compared with no other; take 2 or more"
     if rollout.reuse and policy.scope == "all":

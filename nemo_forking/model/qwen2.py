@@ -59,11 +59,24 @@ class WeightedOptimizer(MegatronOptimizerModule):
 
 
 class ForkingQwen2Model(MicroBatchSteps, Qwen2Model):
-    """NeMo's Qwen2 on micro-batches of the set step, started from `weights` (none when a checkpoint will be loaded)."""
+    """NeMo's Qwen2 on our micro-batches.
 
-    def __init__(self, config: ForkingQwen2Config, optim: WeightedOptimizer, weights: Source | None = None):
+    Args:
+        config: its shape.
+        optim: the optimizer.
+        weights: what it starts from; None when a checkpoint will be loaded.
+        loss: how a micro-batch's NLLs become the loss; None for their weighted sum.
+    """
+
+    def __init__(
+        self,
+        config: ForkingQwen2Config,
+        optim: WeightedOptimizer,
+        weights: Source | None = None,
+        loss: WeightedLoss | None = None,
+    ):
         super().__init__(config, optim=optim)
-        self.weights = weights
+        self.weights, self.loss = weights, loss or WeightedLoss()
 
     def configure_model(self, vp_stage: int | None = None) -> None:
         """Build this rank's part and copy its weights in, before DDP and the optimizer take hold of them."""
@@ -75,4 +88,4 @@ class ForkingQwen2Model(MicroBatchSteps, Qwen2Model):
     @property
     def training_loss_reduction(self) -> WeightedLoss:
         """How a micro-batch's NLLs become the loss."""
-        return WeightedLoss()
+        return self.loss

@@ -3,8 +3,8 @@
 An objective is made for one batch of rollouts and called with every micro-batch of an update. It knows nothing of how
 the batch was cut: losses and statistics are sums over what the micro-batch holds, over denominators of the whole batch.
 
-Shape letters: Q questions of the batch, N tags, G rollouts of a question, R rows of the pass, L labels of a micro-batch,
-F forks of a micro-batch.
+Shape letters: Q questions of the batch, N tags, G rollouts of a question, R rows of the pass, L labels and F forks of a
+micro-batch.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from nemo_forking.errors import UserError
 from nemo_forking.matching.exchange import gather_costs
 from nemo_forking.rl.rows import fork_rows
 from nemo_forking.tags import Tags
-from nemo_forking.training.step import score
+from nemo_forking.training.passes import score
 
 
 def tag_logprobs(chunks: list[nn.Module], prompts: Sequence[np.ndarray], tags: Tags, layout: Layout) -> np.ndarray:

@@ -12,22 +12,32 @@ from nemo_forking.config import Config
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
 
-BLOCKS = ("model", "tags", "matching", "loss", "optim")
+
+def set_identity(config: Config, file: TokenFile) -> dict:
+    """Of a set step's run: dotted key -> value of all that decides the losses (json)."""
+    values = _blocks(config, "model", "tags", "matching", "loss", "optim")
+    values["data.sample_down"] = config.data.sample_down
+    values["data"] = {name: f["sha256"] for name, f in file.manifest["files"].items()}
+    return json.loads(json.dumps(values))
 
 
-def identity(config: Config, file: TokenFile) -> dict:
-    """Dotted key -> value of all that decides the losses (json)."""
-    values = {f"{block}.{key}": value for block in BLOCKS for key, value in asdict(getattr(config, block)).items()}
-    del values["loss.chunk"]
-    values |= {
+def policy_identity(config: Config, prompts: str) -> dict:
+    """Of a policy step's run; `prompts` is a hash of the prepared prompts."""
+    values = _blocks(config, "model", "tags", "optim", "rollout", "policy")
+    values |= {f"data.{key}": getattr(config.data, key) for key in ("prompt", "system")}
+    values["prompts"] = prompts
+    return json.loads(json.dumps(values))
+
+
+def _blocks(config: Config, *blocks: str) -> dict:
+    values = {f"{block}.{key}": value for block in blocks for key, value in asdict(getattr(config, block)).items()}
+    values.pop("loss.chunk", None)
+    return values | {
         "model.base": fingerprint(Path(config.model.base)) if config.model.base else None,
         "run.seed": config.run.seed,
         "batch.questions": config.batch.questions,
         "trainer.max_steps": config.trainer.max_steps,
-        "data.sample_down": config.data.sample_down,
-        "data": {name: f["sha256"] for name, f in file.manifest["files"].items()},
     }
-    return json.loads(json.dumps(values))
 
 
 def fingerprint(folder: Path, sampled: int = 2**20) -> str:
@@ -59,7 +69,7 @@ def check_same(found: dict, wanted: dict, path: Path) -> None:
         )
 
 
-def finished(config: Config, file: TokenFile) -> bool:
+def finished(config: Config, identity: dict) -> bool:
     """Whether the run folder holds the exported model of just this run.
 
     Raises UserError when that model, or the newest checkpoint, is another run's: before anything there is touched.
@@ -68,5 +78,5 @@ def finished(config: Config, file: TokenFile) -> bool:
     provenance = folder / "model" / "provenance.json"
     for record in (provenance, *sorted(folder.glob("checkpoints/step_*/extra.json"))[-1:]):
         if record.exists():
-            check_same(json.loads(record.read_text())["identity"], identity(config, file), record.parent)
+            check_same(json.loads(record.read_text())["identity"], identity, record.parent)
     return provenance.exists()

@@ -4,6 +4,7 @@ Forking imports NeMo once for all ranks; it is for CPU only, on GPUs torchrun or
 """
 
 import ctypes
+import importlib
 import multiprocessing as mp
 import os
 import signal
@@ -22,7 +23,7 @@ from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
 from nemo_forking.training import quiet
-from nemo_forking.training.identity import finished
+from nemo_forking.training.identity import finished, set_identity
 
 
 def start_training(config: Config) -> None:
@@ -33,14 +34,21 @@ def start_training(config: Config) -> None:
     """
     file = TokenFile(config.data.folder)
     check_data_fits(config, file)
-    if finished(config, file):
+    if finished(config, set_identity(config, file)):
         return
+    run_ranks("nemo_forking.training.trainer", "train", config)
+
+
+def run_ranks(module: str, function: str, config: Config) -> None:
+    """Call `module.function(config)` in every rank of the layout: this process, where a launcher made it one.
+
+    The module is imported here, after everything was checked: NeMo takes seconds.
+    """
     launched = check_launch(config)
     # Megatron's order of communication and computation on a GPU under tensor parallelism; read when CUDA starts
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     with quiet.imports():
-        from nemo_forking.training.trainer import train  # NeMo: seconds to import, so only once all is checked
-
+        train = getattr(importlib.import_module(module), function)
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:
         save_resolved(config, config.run.folder)
     if launched:

@@ -1,41 +1,65 @@
-"""The set step inside NeMo's training loop: learning rate, matching, metrics, checkpoints, resume."""
+"""A step of ours inside NeMo's training loop: learning rate, metrics, checkpoints, resume."""
 
 import dataclasses
 import resource
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from nemo.lightning.megatron_parallel import MegatronStep
+from nemo.lightning.megatron_parallel import MegatronParallel, MegatronStep
 
 from nemo_forking.config import Config
 from nemo_forking.training.checkpoint import Checkpoints
-from nemo_forking.training.identity import identity
 from nemo_forking.training.metrics import Metrics
+from nemo_forking.training.passes import Pass
 from nemo_forking.training.schedule import learning_rate
-from nemo_forking.training.step import Matched, SetStep
 
 
-class SetLoop(pl.Callback):
-    """Lightning's callback around every optimizer step; one per rank."""
+class Loop(pl.Callback):
+    """Lightning's callback around every optimizer step, one per rank; subclasses say what a step trains on.
+
+    Attributes:
+        last: the last step's metrics.
+    """
+
+    bar = True  # progress bar on a terminal
 
     def __init__(
         self,
         config: Config,
-        set_step: SetStep,
+        identity: dict,
         checkpoints: Checkpoints,
         latest: Path | None,
         after_step: Callable[[dict], None] | None,
     ):
-        self.config, self.set_step, self.checkpoints = config, set_step, checkpoints
-        self.identity = identity(config, set_step.file)
+        self.config, self.identity, self.checkpoints = config, identity, checkpoints
         self.latest, self.after_step = latest, after_step
         self.metrics: Metrics | None = None
-        self.matched: Matched | None = None
         self.last: dict = {}
+
+    @abstractmethod
+    def prepare(self, model: MegatronParallel, step: int) -> Pass:
+        """This rank's micro-batches of optimizer step `step` (from 0)."""
+
+    @abstractmethod
+    def decided(self) -> tuple[dict, dict[str, float], Any]:
+        """After the step: what it adds to the metrics, seconds spent before training, and what `after_step` may see."""
+
+    @abstractmethod
+    def line(self, record: dict) -> list[str]:
+        """What of the metrics is shown on the console."""
+
+    def state(self) -> dict:
+        """What goes into a checkpoint besides model and optimizer (json)."""
+        return {}
+
+    def restore(self, state: dict) -> None:
+        """Take up what `state` gave."""
 
     # ------------------------------------------------------------ Lightning's hooks
 
@@ -45,12 +69,14 @@ class SetLoop(pl.Callback):
         if self.latest:
             extra = self.checkpoints.load(trainer.strategy, self.latest, self.identity)
             done = extra["step"]
-            self.set_step.statistics.load_state_dict(extra["statistics"])
+            self.restore(extra)
         progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
         progress.total.completed = progress.current.completed = done  # Lightning's global_step
         if dist.get_rank() == 0:
             run, steps = self.config.run, self.config.trainer.max_steps
-            self.metrics = Metrics(Path(run.folder), run.name, steps, done, self.config.trainer.log_every)
+            self.metrics = Metrics(
+                Path(run.folder), run.name, steps, done, self.config.trainer.log_every, self.line, bar=self.bar
+            )
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch, batch_idx: int) -> None:
         """Set this step's learning rate."""
@@ -67,28 +93,27 @@ class SetLoop(pl.Callback):
             group["lr"] = self.lr
 
     def begin(self, step: MegatronStep) -> MegatronStep:
-        """Score, match, and return the step over the matched pairs' micro-batches (called by SetSampler)."""
-        batches, self.matched = self.set_step(list(step.pipeline), step.step_i)
+        """The step over our own micro-batches (called by StepSampler)."""
+        share = self.prepare(step.pipeline, step.step_i)
         return dataclasses.replace(
             step,
-            data=iter(batches.micro_batches),
-            micro_batch_size=batches.batch,
-            seq_length=batches.time,
-            num_microbatches=len(batches.micro_batches),
+            data=iter(share.micro_batches),
+            micro_batch_size=share.batch,
+            seq_length=share.time,
+            num_microbatches=len(share.micro_batches),
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Record the step, then checkpoint when one is due."""
-        record = self._record(trainer)
+        record, told = self._record(trainer)
         if self.metrics:
             self.metrics.write(record)
-        every, last = self.config.trainer.checkpoint_every, self.config.trainer.max_steps
-        if record["step"] % every == 0 or record["step"] == last:
-            extra = {"identity": self.identity, "statistics": self.set_step.statistics.state_dict()}
-            self.checkpoints.save(trainer.strategy, record["step"], extra)
+        step, every, last = record["step"], self.config.trainer.checkpoint_every, self.config.trainer.max_steps
+        if step % every == 0 or step == last:
+            self.checkpoints.save(trainer.strategy, step, {"identity": self.identity, **self.state()})
         self.last = record
         if self.after_step:
-            self.after_step(record | {"matched": self.matched})
+            self.after_step(record | told)
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Close the records."""
@@ -97,23 +122,23 @@ class SetLoop(pl.Callback):
 
     # ------------------------------------------------------------
 
-    def _record(self, trainer: pl.Trainer) -> dict:
-        m, logged = self.matched, trainer.callback_metrics
-        elapsed = time.perf_counter() - self.started
-        seconds = m.seconds | {"training": elapsed - sum(m.seconds.values())}
-        return {
+    def _record(self, trainer: pl.Trainer) -> tuple[dict, dict]:
+        decided, seconds, told = self.decided()
+        elapsed, logged = time.perf_counter() - self.started, trainer.callback_metrics
+        seconds = seconds | {"training": elapsed - sum(seconds.values())}
+        flops = decided.pop("flops")
+        record = {
             "step": trainer.global_step,
             "loss": float(logged["reduced_train_loss"]),
             "grad_norm": float(logged["grad_norm"]),
             "lr": self.lr,
-            **m.statistics,
-            "tokens": m.tokens_trained,
-            "tokens_scored": m.tokens_scored,
-            "tokens_per_s": m.tokens_trained / elapsed,
-            "model_flops_per_s": m.flops / elapsed,
+            **decided,
+            "tokens_per_s": decided["tokens"] / elapsed,
+            "model_flops_per_s": flops / elapsed,
             "peak_memory_gib": round(peak_memory_gib(), 3),
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }
+        return record, told
 
 
 def peak_memory_gib() -> float:

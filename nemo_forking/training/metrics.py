@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -15,16 +16,35 @@ OF_THE_MACHINE = ("seconds", "tokens_per_s", "model_flops_per_s", "peak_memory_g
 
 
 class Metrics:
-    """Rank 0's record of a run; on a resume, lines of steps that will be trained again are dropped first."""
+    """Rank 0's record of a run; on a resume, lines of steps that will be trained again are dropped first.
 
-    def __init__(self, folder: Path, name: str, steps: int, done: int, log_every: int):
+    Args:
+        folder: of the run.
+        name: of the run.
+        steps: of the whole run.
+        done: of the run so far.
+        log_every: steps between lines on the console.
+        line: what of a record is shown there between gradient norm and learning rate.
+        bar: on a terminal, show a progress bar in place of lines.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        steps: int,
+        done: int,
+        log_every: int,
+        line: Callable[[dict], list[str]],
+        bar: bool = True,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
-        self.file, self.steps, self.log_every = folder / "metrics.jsonl", steps, log_every
+        self.file, self.steps, self.log_every, self.line = folder / "metrics.jsonl", steps, log_every, line
         self._keep_until(done)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         self.console = Console(stderr=True)
         self.bar = None
-        if self.console.is_terminal:
+        if bar and self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             columns += (TimeRemainingColumn(), TextColumn("{task.fields[line]}"))
             self.bar = Progress(*columns, console=self.console)
@@ -55,7 +75,7 @@ class Metrics:
         for key, value in record.items():
             if isinstance(value, (int, float)) and key != "step":
                 self.board.add_scalar(key, value, record["step"])
-        line = console_line(record, self.steps)
+        line = console_line(record, self.steps, self.line(record))
         if self.bar:
             self.bar.update(self.task, completed=record["step"], line=line)
         elif record["step"] % self.log_every == 0 or record["step"] == self.steps:
@@ -68,14 +88,10 @@ class Metrics:
             self.bar.stop()
 
 
-def console_line(record: dict, steps: int) -> str:
-    """One step in one line: step, loss, gradient norm, how settled the matching is, speed, where the time went."""
+def console_line(record: dict, steps: int, told: list[str]) -> str:
+    """One step in one line: step, loss, gradient norm, what the step has to tell, speed, where the time went."""
     seconds = record["seconds"]
-    parts = [f"step {record['step']}/{steps}", f"loss {record['loss']:.4f}", f"grad {record['grad_norm']:.3f}"]
-    if record["cost_mean"] is not None:
-        parts += [f"cost {record['cost_mean']:.4f}", f"H(tag|teacher) {record['assignment_entropy_bits']:.2f} bit"]
-    if record["change_rate"] is not None:
-        parts.append(f"changed {record['change_rate']:.0%}")
+    parts = [f"step {record['step']}/{steps}", f"loss {record['loss']:.4f}", f"grad {record['grad_norm']:.3f}", *told]
     parts += [f"lr {record['lr']:.2e}", f"{record['tokens_per_s']:,.0f} tok/s"]
     parts.append("s " + " + ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
     return "  ".join(parts)

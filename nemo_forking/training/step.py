@@ -4,19 +4,14 @@ Shape letters: Q questions, N tags, M traces (of the question with most), R rows
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
-import torch
-from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
-from torch import Tensor, nn
+from torch import nn
 
 from nemo_forking.config import Config
 from nemo_forking.config.schema import INJECTIVE
-from nemo_forking.data.batches import Layout, MicroBatch, Row, build, deal
+from nemo_forking.data.batches import Row
 from nemo_forking.data.token_file import Question, TokenFile
 from nemo_forking.data.traces import global_batch
 from nemo_forking.losses.normalise import token_weight
@@ -25,6 +20,7 @@ from nemo_forking.matching.exchange import match
 from nemo_forking.matching.statistics import Statistics
 from nemo_forking.tags import Tags
 from nemo_forking.training.flops import step_flops
+from nemo_forking.training.passes import Pass, make_pass, pass_layout, score
 
 
 @dataclass
@@ -39,15 +35,6 @@ class Matched:
     tokens_trained: int
     flops: float
     seconds: dict[str, float]
-
-
-@dataclass
-class Pass:
-    """Micro-batches of the training pass, and the shape the pipeline schedule needs."""
-
-    micro_batches: list[MicroBatch]
-    batch: int
-    time: int
 
 
 class SetStep:
@@ -79,7 +66,7 @@ class SetStep:
         seconds = {"scoring": 0.0}
         if self.config.matching.rule == "optimal":
             scored = matching_rows(questions, self.tags, self.config.matching.tokens, self.config.matching.include_tag)
-            losses = score(chunks, scored, self._layout(matching=True))
+            losses = score(chunks, scored, pass_layout(self.config, without_gradient=True))
             seconds["scoring"] = time.perf_counter() - started
             sigma_QM, cost_QNM = match(
                 **losses._asdict(),
@@ -93,8 +80,6 @@ class SetStep:
         seconds["exchange"] = time.perf_counter() - started - seconds["scoring"]
 
         pairs = training_rows(questions, sigma_QM, self.tags, self.config.loss.normalise, self.config.loss.include_tag)
-        layout = self._layout(matching=False)
-        plan = deal([p.length for p in pairs], layout)
         matched = Matched(
             questions,
             sigma_QM,
@@ -105,7 +90,7 @@ class SetStep:
             flops=step_flops(self.config.model, scored, pairs),
             seconds=seconds,
         )
-        return Pass(list(build(pairs, plan, layout)), plan.batch, plan.time), matched
+        return make_pass(pairs, pass_layout(self.config)), matched
 
     def _draw(self, questions: list[Question], step: int) -> np.ndarray:
         """sigma_QM of a rule that needs no cost: the same on every rank without asking."""
@@ -132,21 +117,6 @@ class SetStep:
         for q, question in enumerate(questions):
             teacher_QM[q, : len(question.traces)] = [t.teacher for t in question.traces]
         return self.statistics.update([q.index for q in questions], sigma_QM, teacher_QM, cost_QNM)
-
-    def _layout(self, matching: bool) -> Layout:
-        batch, layout = self.config.batch, self.config.layout
-        sequence = layout.tensor if layout.sequence_parallel else 1
-        return Layout(
-            packing=batch.packing,
-            tokens=batch.match_tokens if matching else batch.tokens,
-            micro_batch_size=batch.match_micro_batch_size if matching else batch.micro_batch_size,
-            data_ranks=parallel_state.get_data_parallel_world_size(),
-            data_rank=parallel_state.get_data_parallel_rank(),
-            context_ranks=parallel_state.get_context_parallel_world_size(),
-            context_rank=parallel_state.get_context_parallel_rank(),
-            multiple=sequence * layout.context * (2 if layout.context > 1 else 1),
-            group=layout.pipeline if layout.virtual_pipeline else 1,
-        )
 
 
 # ---------------------------------------------------------------- rows
@@ -176,62 +146,3 @@ def training_rows(questions: list[Question], sigma_QM, tags: Tags, normalise: st
 def _row(question: Question, tag: tuple[int, ...], trace: np.ndarray, include_tag: bool, index: int) -> Row:
     ids = np.concatenate([question.prompt, np.asarray(tag, dtype=np.int64), trace])
     return Row(ids, first=len(question.prompt) + (0 if include_tag else len(tag)), index=index)
-
-
-# ---------------------------------------------------------------- scoring
-
-
-class RowLosses(NamedTuple):
-    """What this rank scored, as matching.exchange.match takes it."""
-
-    row_R: Tensor  # int64
-    sum_R: Tensor  # float64, nats
-    count_R: Tensor  # float64
-    rows_max: int
-
-
-@torch.no_grad()
-def score(chunks: list[nn.Module], rows: list[Row], layout: Layout) -> RowLosses:
-    """Sum of NLL and count of every row this rank holds.
-
-    Megatron's forward-only schedule over all micro-batches in one pipeline fill; no activations are kept, dropout is
-    off. Empty but on the last pipeline stage at tensor rank 0; a context rank holds its part of each row.
-    """
-    plan = deal([r.length for r in rows], layout)
-    batches = list(build(rows, plan, layout))
-    was_training = chunks[0].training
-    for chunk in chunks:
-        chunk.eval()
-    reports = get_forward_backward_func()(
-        forward_step_func=_score_step,
-        data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
-        model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=len(batches),
-        seq_length=plan.time,
-        micro_batch_size=plan.batch,
-        forward_only=True,
-        collect_non_loss_data=True,
-    )
-    for chunk in chunks:
-        chunk.train(was_training)
-    device = torch.cuda.current_device()
-    if reports and parallel_state.get_tensor_model_parallel_rank() == 0:
-        row = torch.tensor([r for batch in batches for r in batch.rows], dtype=torch.int64, device=device)
-        total, count = torch.cat(reports, dim=1)
-    else:
-        row = torch.empty(0, dtype=torch.int64, device=device)
-        total = count = torch.empty(0, dtype=torch.float64, device=device)
-    return RowLosses(row, total, count, plan.rows_max * max(len(r.names) for r in rows))
-
-
-def _score_step(batches: Iterator[MicroBatch], model: nn.Module):
-    batch = model.data_step(batches)
-
-    def sums(nll_L: Tensor, non_loss_data: bool = True) -> Tensor:
-        """[2, rows of the micro-batch]: NLL summed in float64, tokens counted."""
-        out = torch.zeros(2, len(batch.rows), dtype=torch.float64, device=nll_L.device)
-        out[0].index_add_(0, batch.row, nll_L.double())
-        out[1].index_add_(0, batch.row, torch.ones_like(nll_L, dtype=torch.float64))
-        return out
-
-    return model.forward_step(batch), sums

@@ -9,8 +9,9 @@ import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
-from nemo.lightning.megatron_parallel import MegatronStep
+from nemo.lightning.megatron_parallel import MegatronParallel, MegatronStep
 from nemo.lightning.pytorch.plugins.data_sampler import DataSampler
+from transformers import PreTrainedTokenizerFast
 
 from nemo_forking.config import Config
 from nemo_forking.data.encoding import load_tokenizer
@@ -20,7 +21,8 @@ from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, Weig
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags
 from nemo_forking.training import quiet
 from nemo_forking.training.checkpoint import Checkpoints, unwrapped
-from nemo_forking.training.loop import SetLoop
+from nemo_forking.training.loop import Loop
+from nemo_forking.training.set_loop import SetLoop
 from nemo_forking.training.step import SetStep
 
 
@@ -30,19 +32,32 @@ def train(config: Config, after_step: Callable[[dict], None] | None = None) -> d
     Call it on every rank (torchrun, srun, or training.launch.fork_ranks). `after_step` sees each step's metrics on
     every rank, after a due checkpoint was written. Returns the last step's metrics (complete on global rank 0).
     """
-    quiet.logs()
-    cpu.install()
-    folder = Path(config.run.folder)
+    start_rank()
     file = TokenFile(config.data.folder, verify=False)  # start_training has compared its hash
-    tokenizer = load_tokenizer(config.data.tokenizer)
-    tags = make_tags(tokenizer, config.tags.spelling, config.tags.count, vocabulary_rows=config.model.vocab_size)
-    checkpoints = Checkpoints(folder / "checkpoints", config.trainer.keep_last)
-    latest = checkpoints.latest()
-
+    tokenizer, tags, checkpoints, latest = materials(config)
+    loop = SetLoop(config, SetStep(config, file, tags), checkpoints, latest, after_step)
     model = ForkingQwen2Model(
         model_config(config), optimizer(config), weights=None if latest else initial_weights(config, tags)
     )
-    loop = SetLoop(config, SetStep(config, file, tags), checkpoints, latest, after_step)
+    return fit(config, model, loop, tokenizer, tags)
+
+
+def start_rank() -> None:
+    """What every rank does first."""
+    quiet.logs()
+    cpu.install()
+
+
+def materials(config: Config) -> tuple[PreTrainedTokenizerFast, Tags, Checkpoints, Path | None]:
+    """Tokenizer, tags, the run's checkpoints and the newest of them."""
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    tags = make_tags(tokenizer, config.tags.spelling, config.tags.count, vocabulary_rows=config.model.vocab_size)
+    checkpoints = Checkpoints(Path(config.run.folder) / "checkpoints", config.trainer.keep_last)
+    return tokenizer, tags, checkpoints, checkpoints.latest()
+
+
+def fit(config: Config, model: ForkingQwen2Model, loop: Loop, tokenizer: PreTrainedTokenizerFast, tags: Tags) -> dict:
+    """Run the loop to its end and export the model; the last step's metrics."""
     trainer = nl.Trainer(
         accelerator=config.layout.accelerator,
         devices=config.layout.devices,
@@ -59,15 +74,24 @@ def train(config: Config, after_step: Callable[[dict], None] | None = None) -> d
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, NoData(SetSampler(loop)))
-    weights.export(
-        [unwrapped(chunk) for chunk in trainer.strategy.megatron_parallel],
-        folder / "model",
-        hf_config=hf_config(config, tokenizer),
-        tokenizer=add_to_tokenizer(tokenizer, tags),
-        provenance={"run": config.run.name, "identity": loop.identity, "tags": asdict(tags)},
+    trainer.fit(model, NoData(StepSampler(loop)))
+    export(
+        config, trainer.strategy.megatron_parallel, Path(config.run.folder) / "model", tokenizer, tags, loop.identity
     )
     return loop.last
+
+
+def export(config: Config, model: MegatronParallel, folder: Path, tokenizer, tags: Tags, identity: dict) -> None:
+    """Write the model as a Hugging Face folder; every rank calls it."""
+    if config.layout.overlap_param_gather:  # else the others' share of the last step arrives with the next forward
+        model.force_param_sync()
+    weights.export(
+        [unwrapped(chunk) for chunk in model],
+        folder,
+        hf_config=hf_config(config, tokenizer),
+        tokenizer=add_to_tokenizer(tokenizer, tags),
+        provenance={"run": config.run.name, "identity": identity, "tags": asdict(tags)},
+    )
 
 
 class NoData(pl.LightningDataModule):
@@ -88,23 +112,23 @@ class _Forever(torch.utils.data.IterableDataset):
             yield 0
 
 
-class SetSampler(DataSampler):
-    """Replaces NeMo's step by the set step: NeMo lets a data sampler rewrite the step before the pipeline runs."""
+class StepSampler(DataSampler):
+    """Replaces NeMo's step by the loop's: NeMo lets a data sampler rewrite the step before the pipeline runs."""
 
     dataloader_type = "single"  # NeMo asks; the micro-batches come one by one
 
-    def __init__(self, loop: SetLoop):
+    def __init__(self, loop: Loop):
         self.loop = loop
 
     def setup(self, global_rank: int) -> None:
-        """Nothing: the set step deals its own micro-batches."""
+        """Nothing: the step deals its own micro-batches."""
 
     def transform_dataloader(self, dataloader, consumed_samples: int = 0):
         """The loader as it is."""
         return dataloader
 
     def on_megatron_step_start(self, step: MegatronStep) -> MegatronStep:
-        """Match, then hand Megatron the micro-batches of the matched pairs."""
+        """Hand Megatron the loop's own micro-batches."""
         return self.loop.begin(step)
 
 

@@ -11,6 +11,7 @@ from nemo_forking.tags import Tags, make_tags
 from nemo_forking.training import trainer
 from nemo_forking.training.fork import tag_logprobs
 from nemo_forking.training.launch import fork_ranks
+from nemo_forking.training.passes import pass_layout
 from nemo_forking.training.step import SetStep
 from tests.distributed.runs import Ground, in_fork, lay_ground, tiny
 from tests.distributed.test_invariance import INTERLEAVED, SEQUENCE, UNPACKED, layout
@@ -52,7 +53,7 @@ def measured(config: Config) -> np.ndarray:
 
     class Asking(SetStep):
         def __call__(self, chunks, step):
-            seen.append(tag_logprobs(chunks, prompts_of(config), self.tags, self._layout(matching=True)))
+            seen.append(tag_logprobs(chunks, prompts_of(config), self.tags, pass_layout(config, without_gradient=True)))
             return super().__call__(chunks, step)
 
     trainer.SetStep = Asking  # in this forked rank only

@@ -1,0 +1,124 @@
+"""Passes of rows through the model: how they are laid out, and those without a gradient.
+
+Shape letters: R rows, L label positions of a micro-batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor, nn
+
+from nemo_forking.config import Config
+from nemo_forking.data.batches import Layout, MicroBatch, Row, build, deal
+
+
+@dataclass
+class Pass:
+    """This rank's micro-batches of a pass, and the shape the pipeline schedule needs."""
+
+    micro_batches: list[MicroBatch]
+    batch: int
+    time: int
+    rows_max: int  # most rows any data-parallel rank holds
+
+
+def make_pass(rows: Sequence[Row], layout: Layout) -> Pass:
+    """Deal the rows and build this rank's share."""
+    plan = deal([row.length for row in rows], layout)
+    return Pass(list(build(rows, plan, layout)), plan.batch, plan.time, plan.rows_max)
+
+
+def pass_layout(config: Config, *, without_gradient: bool = False) -> Layout:
+    """The layout of a training pass, or of one that keeps no activations and takes larger micro-batches."""
+    batch, layout = config.batch, config.layout
+    sequence = layout.tensor if layout.sequence_parallel else 1
+    return Layout(
+        packing=batch.packing,
+        tokens=batch.match_tokens if without_gradient else batch.tokens,
+        micro_batch_size=batch.match_micro_batch_size if without_gradient else batch.micro_batch_size,
+        data_ranks=parallel_state.get_data_parallel_world_size(),
+        data_rank=parallel_state.get_data_parallel_rank(),
+        context_ranks=parallel_state.get_context_parallel_world_size(),
+        context_rank=parallel_state.get_context_parallel_rank(),
+        multiple=sequence * layout.context * (2 if layout.context > 1 else 1),
+        group=layout.pipeline if layout.virtual_pipeline else 1,
+    )
+
+
+# ---------------------------------------------------------------- without a gradient
+
+
+class RowLosses(NamedTuple):
+    """What this rank scored, as matching.exchange.match takes it."""
+
+    row_R: Tensor  # int64
+    sum_R: Tensor  # float64, nats
+    count_R: Tensor  # float64
+    rows_max: int
+
+
+def score(chunks: list[nn.Module], rows: list[Row], layout: Layout) -> RowLosses:
+    """Sum of NLL and count of every row this rank holds.
+
+    Megatron's forward-only schedule over all micro-batches in one pipeline fill; no activations are kept, dropout is
+    off. Empty but on the last pipeline stage at tensor rank 0; a context rank holds its part of each row.
+    """
+    share = make_pass(rows, layout)
+    reports = forward_only(chunks, share, _sums)
+    device = torch.cuda.current_device()
+    if reports and parallel_state.get_tensor_model_parallel_rank() == 0:
+        row = torch.tensor([r for batch in share.micro_batches for r in batch.rows], dtype=torch.int64, device=device)
+        total, count = torch.cat(reports, dim=1)
+    else:
+        row = torch.empty(0, dtype=torch.int64, device=device)
+        total = count = torch.empty(0, dtype=torch.float64, device=device)
+    return RowLosses(row, total, count, share.rows_max * max(len(r.names) for r in rows))
+
+
+def label_logprobs(chunks: list[nn.Module], share: Pass) -> dict[tuple[int, ...], Tensor]:
+    """Log-probability (nats) of every label of this rank's micro-batches, by the names of their rows.
+
+    Empty but on the last pipeline stage; every tensor rank there holds the same. Collectives: Megatron's forward-only
+    schedule.
+    """
+    reports = forward_only(chunks, share, lambda batch, nll_L: -nll_L)
+    return {batch.rows: logprob_L for batch, logprob_L in zip(share.micro_batches, reports, strict=bool(reports))}
+
+
+@torch.no_grad()
+def forward_only(chunks: list[nn.Module], share: Pass, report: Callable[[MicroBatch, Tensor], Tensor]) -> list[Tensor]:
+    """`report` of every micro-batch and its NLL at the labels; an empty list but on the last pipeline stage."""
+    was_training = chunks[0].training
+    for chunk in chunks:
+        chunk.eval()
+
+    def step(batches: Iterator[MicroBatch], model: nn.Module):
+        batch = model.data_step(batches)
+        return model.forward_step(batch), lambda nll_L, non_loss_data=True: report(batch, nll_L)
+
+    batches = share.micro_batches
+    reports = get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
+        model=chunks if len(chunks) > 1 else chunks[0],
+        num_microbatches=len(batches),
+        seq_length=share.time,
+        micro_batch_size=share.batch,
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+    for chunk in chunks:
+        chunk.train(was_training)
+    return reports or []
+
+
+def _sums(batch: MicroBatch, nll_L: Tensor) -> Tensor:
+    """[2, rows of the micro-batch]: NLL summed in float64, tokens counted."""
+    out = torch.zeros(2, len(batch.rows), dtype=torch.float64, device=nll_L.device)
+    out[0].index_add_(0, batch.row, nll_L.double())
+    out[1].index_add_(0, batch.row, torch.ones_like(nll_L, dtype=torch.float64))
+    return out
