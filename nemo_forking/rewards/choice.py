@@ -13,7 +13,7 @@ from typing import Any
 
 from nemo_forking.errors import UserError
 from nemo_forking.rewards.boxes import boxes
-from nemo_forking.rewards.verdict import Graded, Grader, Item
+from nemo_forking.rewards.verdict import Graded, Grader, Item, compared
 
 _STYLE = re.compile(r"\\(?:text|math|operatorname)(?:bf|rm|it|sf|tt|normal)?\s?\{([^{}]{0,500})\}")
 _MARKS = re.compile(r"\*\*|__|[`$]|\\[()\[\],;!]|\\q?quad\b|\\ ")
@@ -33,11 +33,7 @@ class ChoiceGrader(Grader):
         for item in items:
             if item.gold not in tuple(self.letters):
                 raise UserError(f"item {item.id}: gold is {item.gold!r}, which is none of the letters {self.letters}")
-            letter = self.extract(item.completion)
-            if letter is None:
-                yield item.id, Graded("unparsable", None)
-            else:
-                yield item.id, Graded("correct" if letter == item.gold else "wrong", letter)
+            yield item.id, compared(self.extract(item.completion), item.gold)
 
     def describe(self) -> dict[str, Any]:
         return {"name": "choice", "letters": self.letters}

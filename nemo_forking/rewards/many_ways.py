@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nemo_forking.rewards.verdict import Graded, Grader, Item
+from nemo_forking.rewards.verdict import Graded, Grader, Item, compared
 from nemo_forking.tasks import many_ways
 
 
@@ -14,11 +14,7 @@ class ManyWaysGrader(Grader):
 
     def stream(self, items: Sequence[Item]) -> Iterator[tuple[str, Graded]]:
         for item in items:
-            answer = many_ways.answer(item.completion)
-            if answer is None:
-                yield item.id, Graded("unparsable", None)
-            else:
-                yield item.id, Graded("correct" if answer == item.gold else "wrong", answer)
+            yield item.id, compared(many_ways.answer(item.completion), item.gold)
 
     def describe(self) -> dict[str, Any]:
         return {"name": "many_ways"}

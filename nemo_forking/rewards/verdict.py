@@ -30,6 +30,13 @@ class Graded:
     note: str = ""  # for readers: "test 3: wrong output", "the worker died", ...
 
 
+def compared(answer: str | None, gold: str) -> Graded:
+    """The verdict on an answer that is right where it equals `gold`; None where nothing was extracted."""
+    if answer is None:
+        return Graded("unparsable", None)
+    return Graded("correct" if answer == gold else "wrong", answer)
+
+
 class Grader(ABC):
     """Grades completions of one kind of answer; a context manager, which ends its workers."""
 
