@@ -1,11 +1,11 @@
-"""Tiny checkpoints that every engine can load, and the mark of tests that need vLLM."""
+"""Tiny checkpoints that every engine can load, and what every engine must answer on them."""
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from tests.serving.requests import VOCABULARY, WORDS
+from tests.serving.requests import BANNED, TAGS, VOCABULARY, WORDS
 
 
 def make_checkpoint(folder, seed):
@@ -42,3 +42,15 @@ def checkpoint(tmp_path_factory):
 def other_checkpoint(tmp_path_factory):
     """The same architecture with other weights."""
     return make_checkpoint(tmp_path_factory.mktemp("other") / "model", seed=2)
+
+
+def check_greedy(finished, reference, *, tolerance):
+    """Answers to `greedy_requests` equal the reference's; log-probabilities do within `tolerance`."""
+    assert [(done.request_id, done.ids, done.finish_reason) for done in finished] == [
+        (done.request_id, done.ids, done.finish_reason) for done in reference
+    ]
+    assert {done.finish_reason for done in finished} == {"stop", "length"}
+    for one, other in zip(finished, reference, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=tolerance)
+    assert not {i for done in finished[:-1] for i in done.ids} & set(BANNED)
+    assert set(finished[-1].ids) <= set(TAGS)

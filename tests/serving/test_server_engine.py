@@ -8,8 +8,9 @@ from nemo_forking.engines.dispatch import Pace
 from nemo_forking.engines.server import ServerEngine
 from nemo_forking.engines.transformers import TransformersEngine
 from nemo_forking.errors import UserError
+from tests.serving.conftest import check_greedy
 from tests.serving.local_server import LocalServer
-from tests.serving.requests import BANNED, TAGS, greedy_requests, make_request
+from tests.serving.requests import BANNED, greedy_requests, make_request
 
 FAST = Pace(first=0.01, longest=0.05, again=0.05, watch=0.1, probe=20.0)
 
@@ -52,15 +53,7 @@ def sampled_requests(count=30):
 def test_greedy_output_equals_that_of_the_transformers_engine(checkpoint, pair):
     requests = greedy_requests()
     finished = open_engine(checkpoint, pair).generate(requests)
-    reference = TransformersEngine(checkpoint, banned=BANNED).generate(requests)
-    assert [(done.request_id, done.ids, done.finish_reason) for done in finished] == [
-        (done.request_id, done.ids, done.finish_reason) for done in reference
-    ]
-    assert {done.finish_reason for done in finished} == {"stop", "length"}
-    for one, other in zip(finished, reference, strict=True):
-        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
-    assert not {i for done in finished[:-1] for i in done.ids} & set(BANNED)
-    assert set(finished[-1].ids) <= set(TAGS)
+    check_greedy(finished, TransformersEngine(checkpoint, banned=BANNED).generate(requests), tolerance=1e-4)
 
 
 def test_a_sample_depends_on_its_seed_and_on_nothing_else(checkpoint, pair, expected):
