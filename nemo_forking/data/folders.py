@@ -13,7 +13,7 @@ from nemo_forking.errors import UserError
 
 
 @contextmanager
-def written_aside(folder: Path, mark: str) -> Iterator[Path]:
+def written_aside(folder: Path, mark: str, key: str = "data.folder") -> Iterator[Path]:
     """Give an empty folder to write in, which becomes `folder` when the block ends without an error.
 
     What a killed run left behind is cleared by the next one. A folder that is there already is replaced, if it is one
@@ -22,12 +22,13 @@ def written_aside(folder: Path, mark: str) -> Iterator[Path]:
     Args:
         folder: final place; parents are made.
         mark: name of a file that every complete folder of this kind holds; a folder without it is never replaced.
+        key: of the configuration, which names the folder; for messages.
 
     Raises:
         UserError: `folder` holds something else, or another process is at work on it.
     """
     if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is no prepared data (it lacks {mark}); remove it or set data.folder")
+        raise UserError(f"{folder} exists and is no prepared data (it lacks {mark}); remove it or set {key}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.partial")
     aside.mkdir(exist_ok=True)
@@ -36,7 +37,7 @@ def written_aside(folder: Path, mark: str) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the system when the process dies
         except BlockingIOError:
-            raise UserError(f"another process is preparing {folder}; wait for it, or set data.folder") from None
+            raise UserError(f"another process is preparing {folder}; wait for it, or set {key}") from None
         try:
             _clear(aside)
             yield aside

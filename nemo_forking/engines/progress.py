@@ -8,8 +8,8 @@ from typing import TypeVar
 Piece = TypeVar("Piece")
 
 
-def track(pieces: Iterable[Piece], total: int, label: str | None) -> Iterator[Piece]:
-    """Passes the pieces on; shows a bar under `label` meanwhile, or nothing when it is None."""
+def track(pieces: Iterable[Piece], total: int | None, label: str | None) -> Iterator[Piece]:
+    """Passes the pieces on; shows a bar under `label` meanwhile, or nothing when it is None; a total may be unknown."""
     if label is None:
         yield from pieces
         return

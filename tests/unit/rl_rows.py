@@ -8,9 +8,11 @@ from nemo_forking.errors import UserError
 from nemo_forking.evaluation.benchmarks.prompt import PromptTemplate
 from nemo_forking.evaluation.benchmarks.sources import Source
 from nemo_forking.rl.prompts import read_prompts
-from tests.unit.benchmark_files import declare, write
+from tests.unit.benchmark_files import PROMPTS, write
 
-TEMPLATES = {answer: PromptTemplate("rl", declare("x", answer)) for answer in ("math", "code")}
+TEMPLATES = {
+    answer: PromptTemplate(PROMPTS[answer], answer, f"prompts.templates.{answer}") for answer in ("math", "code")
+}
 BEFORE = "Solve the following math problem step by step. The last line is of the form Answer: $Answer.\n\n"
 AFTER = '\n\nRemember to put your answer on its own line after "Answer:".'
 

@@ -148,7 +148,8 @@ def test_a_damaged_file_is_an_error_even_where_reading_is_not_strict(tmp_path):
 
 def test_nothing_left_an_unknown_shape_and_no_template_are_errors(tmp_path):
     assert "no prompt is left" in refused(tmp_path, "dapo", dapo(), templates={"code": TEMPLATES["code"]})
-    assert "'s1k' is no shape of RL data; choose one of dapo, intellect, plain" in refused(tmp_path, "s1k", dapo())
+    said = "prompts.shape: 's1k' is no shape of RL data; choose one of dapo, intellect, plain"
+    assert said in refused(tmp_path, "s1k", dapo())
     assert "templates must be given" in refused(tmp_path, "dapo", dapo(), templates={})
     assert "templates must be given" in refused(tmp_path, "dapo", dapo(), templates={"choice": TEMPLATES["math"]})
 
@@ -156,7 +157,7 @@ def test_nothing_left_an_unknown_shape_and_no_template_are_errors(tmp_path):
 def test_files_are_found_as_a_benchmarks_are(tmp_path):
     write(tmp_path / "set" / "train-00000-of-00002.parquet", [dapo()])
     write(tmp_path / "set" / "train-00001-of-00002.parquet", [dapo("u2")])
-    reading = read_prompts(locate("rl", declare(tmp_path / "set", split="train")), "dapo", TEMPLATES)
+    reading = read_prompts(locate("prompts", declare(tmp_path / "set", split="train")), "dapo", TEMPLATES)
     assert [prompt.id for prompt in reading.prompts] == ["u1", "u2"]
 
 

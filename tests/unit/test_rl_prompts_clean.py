@@ -198,7 +198,7 @@ def test_trial_prompts_hold_seven_questions_of_math500_and_none_of_aime(shared_d
     of a question of two parts, whose second part is in MATH-500.
     """
     path = shared_data / "rl" / "rl_math_prompts.jsonl"
-    template = PromptTemplate("rl", declare("x"))
+    template = PromptTemplate("{problem}", "math", "prompts.templates.math")
     prompts = read_prompts(Source((path,), (path.name,)), "plain", {"math": template}).prompts
     names = ("aime24", "aime25", "math500")
     sets = {name: load_problems(name, declare(shared_data / "eval" / f"{name}.jsonl")) for name in names}

@@ -10,18 +10,19 @@ from nemo_forking.errors import UserError
 
 if TYPE_CHECKING:
     from nemo_forking.config.schema import BenchmarkConfig
+    from nemo_forking.evaluation.benchmarks.sources import Declared
 
 
 def fetch(
-    name: str, benchmark: BenchmarkConfig, choose: Callable[[Sequence[str]], list[str]]
+    block: str, declared: BenchmarkConfig | Declared, choose: Callable[[Sequence[str]], list[str]]
 ) -> tuple[Path, list[str]]:
     """Download the files of a dataset that are not in the hub's local cache yet.
 
     Without a network the cache alone must do.
 
     Args:
-        name: the benchmark's, for messages.
-        benchmark: source and revision are used.
+        block: of the configuration, for messages.
+        declared: source and revision are used.
         choose: from all the dataset's file names, those wanted.
 
     Returns:
@@ -38,19 +39,18 @@ def fetch(
         RevisionNotFoundError,
     )
 
-    dataset = {"repo_id": benchmark.source, "repo_type": "dataset", "revision": benchmark.revision}
-    key = f"benchmarks.{name}"
+    dataset = {"repo_id": declared.source, "repo_type": "dataset", "revision": declared.revision}
     try:
         files = choose(HfApi().list_repo_files(**dataset))
         return Path(snapshot_download(**dataset, allow_patterns=files)), files
     except GatedRepoError:
-        problem = f"{key}.source: the hub does not give this account {benchmark.source}, whose terms must be accepted"
+        problem = f"{block}.source: the hub does not give this account {declared.source}, whose terms must be accepted"
     except RevisionNotFoundError:
-        raise UserError(f"{key}.revision: {benchmark.source} has no revision {benchmark.revision}") from None
+        raise UserError(f"{block}.revision: {declared.source} has no revision {declared.revision}") from None
     except RepositoryNotFoundError:
-        problem = f"{key}.source: the hub shows this account no dataset {benchmark.source}"
+        problem = f"{block}.source: the hub shows this account no dataset {declared.source}"
     except HFValidationError:
-        problem = f"{key}.source: no dataset of the hub can be named {benchmark.source}"
+        problem = f"{block}.source: no dataset of the hub can be named {declared.source}"
     except UserError:  # from choose
         raise
     except Exception as error:  # no network, a time-out, offline mode: the client's releases share no class for these
@@ -58,8 +58,8 @@ def fetch(
         if cached is not None:
             return cached, choose([str(path.relative_to(cached)) for path in cached.rglob("*") if path.is_file()])
         why = type(error).__name__
-        problem = f"{key}.source: {benchmark.source} is not in the local cache and the hub cannot be reached ({why})"
-    raise UserError(f"{problem}. {_remedy(name, benchmark)}")
+        problem = f"{block}.source: {declared.source} is not in the local cache and the hub cannot be reached ({why})"
+    raise UserError(f"{problem}. {_remedy(block, declared)}")
 
 
 def _cached(dataset: dict) -> Path | None:
@@ -71,9 +71,9 @@ def _cached(dataset: dict) -> Path | None:
         return None
 
 
-def _remedy(name: str, benchmark: BenchmarkConfig) -> str:
-    page = f"https://huggingface.co/datasets/{benchmark.source}"
+def _remedy(block: str, declared: BenchmarkConfig | Declared) -> str:
+    page = f"https://huggingface.co/datasets/{declared.source}"
     return (
         f"Where its terms must be accepted, do so at {page} and log in with `huggingface-cli login`; "
-        f"or download its files by any means and name them with benchmarks.{name}.source=file-or-folder"
+        f"or download its files by any means and name the file or folder in {block}.source"
     )

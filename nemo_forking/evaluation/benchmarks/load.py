@@ -34,10 +34,11 @@ def load_problems(name: str, benchmark: BenchmarkConfig) -> list[Problem]:
         UserError: the source is missing, cut short or empty, a row has other columns or types than expected, or an id
             stands twice; the message names file, line, field and remedy.
     """
-    template, window = PromptTemplate(name, benchmark), Window(name, benchmark)
+    template = PromptTemplate(benchmark.prompt, benchmark.answer, f"benchmarks.{name}.prompt")
+    window = Window(name, benchmark)
     problems: list[Problem] = []
     first: dict[str, str] = {}  # id -> place
-    source = locate(name, benchmark)
+    source = locate(f"benchmarks.{name}", benchmark)
     for path, shown in zip(source.files, source.names, strict=True):
         for row in read_rows(path, shown):
             if not window.holds(row):

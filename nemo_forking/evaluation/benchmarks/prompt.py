@@ -1,7 +1,7 @@
 """Prompt templates: named fields in braces, everything else as it stands, so that LaTeX needs no escaping.
 
-In a code benchmark's template a paragraph (blank lines around it) that begins with {stdin} or {functional} is there for
-problems of that kind only.
+In the template of code problems a paragraph (blank lines around it) that begins with {stdin} or {functional} is there
+for problems of that kind only.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from nemo_forking.errors import UserError
-
-if TYPE_CHECKING:
-    from nemo_forking.config.schema import BenchmarkConfig
 
 LETTERS = "ABCD"
 FIELDS = {
@@ -27,16 +23,25 @@ CODE_KINDS = ("stdin", "functional")
 
 
 class PromptTemplate:
-    """A benchmark's template, checked."""
+    """A template, checked.
 
-    def __init__(self, name: str, benchmark: BenchmarkConfig) -> None:
-        self._text = benchmark.prompt
-        fields = FIELDS[benchmark.answer]
+    Args:
+        text: the template.
+        answer: kind of answer, which decides the fields.
+        key: of the configuration, where it stands; for messages.
+
+    Raises:
+        UserError: a field does not occur in it.
+    """
+
+    def __init__(self, text: str, answer: str, key: str) -> None:
+        self._text = text
+        fields = FIELDS[answer]
         missing = [f"{{{field}}}" for field in fields if f"{{{field}}}" not in self._text]
         if missing:
             raise UserError(
-                f"benchmarks.{name}.prompt: {', '.join(missing)} does not occur in it; the template of a "
-                f"{benchmark.answer} benchmark needs {', '.join(f'{{{field}}}' for field in fields)}"
+                f"{key}: {', '.join(missing)} does not occur in it; the template of {answer} questions needs "
+                f"{', '.join(f'{{{field}}}' for field in fields)}"
             )
         self._fields = re.compile("|".join(rf"\{{{field}\}}" for field in fields))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_forking.evaluation.benchmarks.choice import ORDER_RULE
 from nemo_forking.evaluation.benchmarks.problem import Problem
 from nemo_forking.evaluation.benchmarks.prompt import template_hash
-from nemo_forking.evaluation.benchmarks.sources import locate
+from nemo_forking.evaluation.benchmarks.sources import Source, locate
+from nemo_forking.files import file_hash
 
 if TYPE_CHECKING:
     from nemo_forking.config.schema import BenchmarkConfig
@@ -35,7 +35,7 @@ def describe(name: str, benchmark: BenchmarkConfig, problems: Sequence[Problem])
         questions_sha256 (over ids, prompts and golds), kinds (questions of each), prompt, prompt_sha256, answer,
         choice_order (None but for choice) and loader.
     """
-    source = locate(name, benchmark)
+    source = locate(f"benchmarks.{name}", benchmark)
     window = [benchmark.from_date, benchmark.to_date]
     is_file = source.names == (benchmark.source,)  # a single local file, of which nothing is chosen
     expected = EXPECTED.get(name)
@@ -46,10 +46,7 @@ def describe(name: str, benchmark: BenchmarkConfig, problems: Sequence[Problem])
         "subset": None if is_file else benchmark.subset,
         "split": None if is_file else benchmark.split,
         "window": window if any(window) else None,
-        "files": [
-            {"name": shown, "bytes": path.stat().st_size, "sha256": _file_hash(path)}
-            for path, shown in zip(source.files, source.names, strict=True)
-        ],
+        "files": describe_files(source),
         "questions": len(problems),
         "expected": expected,
         "complete": None if expected is None else len(problems) == expected,
@@ -63,14 +60,17 @@ def describe(name: str, benchmark: BenchmarkConfig, problems: Sequence[Problem])
     }
 
 
+def describe_files(source: Source) -> list[dict[str, Any]]:
+    """Name, bytes and sha256 of every file."""
+    return [
+        {"name": shown, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path, shown in zip(source.files, source.names, strict=True)
+    ]
+
+
 def _kinds(problems: Sequence[Problem]) -> dict[str, int]:
     kinds = sorted({problem.kind for problem in problems} - {""})
     return {kind: sum(problem.kind == kind for problem in problems) for kind in kinds}
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _problems_hash(problems: Sequence[Problem]) -> str:

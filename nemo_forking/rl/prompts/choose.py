@@ -27,7 +27,10 @@ def choose(problems: Sequence[AnyProblem], count: int | None, seed: int) -> list
         UserError: there are fewer problems than are asked for.
     """
     if count is not None and not 0 < count <= len(problems):
-        raise UserError(f"{count} prompts asked for, {len(problems)} are there; ask for 1 to {len(problems)}")
+        raise UserError(
+            f"prompts.count: {count} prompts asked for, {len(problems)} are there; ask for 1 to {len(problems)}, "
+            "or null for all"
+        )
     return sorted(problems, key=lambda problem: (_draw(seed, problem.id), problem.id))[:count]
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nemo_forking.engines.progress import track
 from nemo_forking.evaluation.benchmarks.problem import Problem
 from nemo_forking.files import write_aside
 from nemo_forking.rl.prompts.overlap import Index
@@ -87,7 +88,9 @@ class CleanReport:
         (console or Console()).print(table)
 
 
-def clean(prompts: Sequence[Prompt], evaluations: Mapping[str, Sequence[Problem]]) -> tuple[list[Prompt], CleanReport]:
+def clean(
+    prompts: Sequence[Prompt], evaluations: Mapping[str, Sequence[Problem]], *, progress: str | None = None
+) -> tuple[list[Prompt], CleanReport]:
     """Remove what must not be trained on, by the rules of `overlap` for evaluation sets.
 
     Of prompts with the same normalised text and figure the one of the smallest id is kept, so that the order of the
@@ -97,6 +100,7 @@ def clean(prompts: Sequence[Prompt], evaluations: Mapping[str, Sequence[Problem]
     Args:
         prompts: of one data set, ids all different.
         evaluations: name -> questions of an evaluation set.
+        progress: label of the progress bar; None shows none.
 
     Returns:
         The prompts that are kept, in their order, and what was removed.
@@ -107,7 +111,7 @@ def clean(prompts: Sequence[Prompt], evaluations: Mapping[str, Sequence[Problem]
     for prompt in prompts:  # by figure too: "find the area" with another drawing is another question
         groups.setdefault((key(texts[prompt.id]), figures(prompt.text)), []).append(prompt)
     removed: dict[str, Removed] = {}
-    for group in groups.values():
+    for group in track(groups.values(), len(groups), progress):
         first = min(group, key=lambda prompt: prompt.id)
         if found := index.find(texts[first.id], answer_key(first.gold)):
             reason = f"{found.set}: {found.reason}"

@@ -1,4 +1,7 @@
-"""Rows of plain columns: {id, problem, answer}, or {id, problem, kind, tests, starter_code} with all kinds of tests."""
+"""Rows of plain columns: {id, problem, answer}, or {id, problem, kind, tests, starter_code} with all kinds of tests.
+
+The laptop task's rows, {id, question, answer}, look like those of math; the template given tells which is meant.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from nemo_forking.evaluation.benchmarks.code import PREFIX, code_problem
-from nemo_forking.evaluation.benchmarks.math import math_problem
+from nemo_forking.evaluation.benchmarks.math import many_ways_problem, math_problem
 from nemo_forking.evaluation.benchmarks.prompt import PromptTemplate
 from nemo_forking.evaluation.benchmarks.row import Row, kind_of
 from nemo_forking.rewards.code import KINDS
@@ -21,15 +24,18 @@ NODES = re.compile(r"\b(?:Tree|List)Node\b|\b(?:tree|list)_node\b")
 
 
 def plain_prompt(row: Row, templates: Mapping[str, PromptTemplate]) -> Prompt:
-    """A math question, its kind the source; or a code problem, its kind that of its tests.
+    """A math question, its kind the source; a code problem, its kind that of its tests; or a many_ways question.
 
     Raises:
         UserError: a column is missing or of another type, or tests are malformed.
         LeftOut: an answer without a template, or assertions on TreeNode or ListNode, which no solution could pass.
     """
-    answer = "code" if "tests" in row.values or "kind" in row.values else "math"
+    text = "many_ways" if "many_ways" in templates else "math"
+    answer = "code" if "tests" in row.values or "kind" in row.values else text
     if answer not in templates:
         raise LeftOut(answer)
+    if answer == "many_ways":
+        return as_prompt(many_ways_problem(row, templates["many_ways"]), answer="many_ways")
     if answer == "math":
         problem = math_problem(row, templates["math"], "RL math")
         return as_prompt(problem, kind=problem.kind or row.optional("source").strip(), answer="math")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from nemo_forking.evaluation.benchmarks.problem import Problem
 
-ANSWERS = ("math", "code")
+ANSWERS = ("math", "code", "many_ways")
 
 
 @dataclass(frozen=True)
 class Prompt(Problem):
-    """A question of RL: a benchmark's problem that names its own grader, since one data set may hold both kinds.
+    """A question of RL: a benchmark's problem that names its own grader, since one data set may hold several kinds.
 
     Attributes:
         answer: kind of answer, one of `ANSWERS`, which chooses the grader.

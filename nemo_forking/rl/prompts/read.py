@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nemo_forking.engines.progress import track
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation.benchmarks.files import read_rows
 from nemo_forking.evaluation.benchmarks.prompt import PromptTemplate
@@ -55,39 +56,47 @@ class Reading:
 
 
 def read_prompts(
-    source: Source, shape: str, templates: Mapping[str, PromptTemplate], *, strict: bool = True
+    source: Source,
+    shape: str,
+    templates: Mapping[str, PromptTemplate],
+    *,
+    strict: bool = True,
+    progress: str | None = None,
 ) -> Reading:
     """Read an RL data set.
 
     Args:
         source: its files, as `benchmarks.sources.locate` finds them.
         shape: its columns, a key of `SHAPES`.
-        templates: kind of answer (math, code) -> template of the user's message; rows of a kind that has none are left
+        templates: kind of answer -> template of the user's message; rows of a kind that has none are left
             out.
         strict: whether a malformed row is an error; else it is skipped and counted. A file that cannot be read to its
             end is an error in any case.
+        progress: label of the progress bar; None shows none.
 
     Raises:
         UserError: a row is malformed or an id is used for two questions (strict), a file is damaged, or no prompt is
             left; the message names file, line, field and remedy.
     """
     if shape not in SHAPES:
-        raise UserError(f"{shape!r} is no shape of RL data; choose one of {', '.join(SHAPES)}")
+        raise UserError(f"prompts.shape: {shape!r} is no shape of RL data; choose one of {', '.join(SHAPES)}")
     if not templates or set(templates) - set(ANSWERS):
-        raise UserError(f"templates must be given for one or both of {', '.join(ANSWERS)}")
+        raise UserError(f"prompts.templates: templates must be given for one or more of {', '.join(ANSWERS)}")
+    if {"math", "many_ways"} <= set(templates):
+        raise UserError("prompts.templates: math and many_ways both; their rows look alike, so give one of the two")
     reading = Reading()
     seen: dict[str, tuple[str, bytes]] = {}  # id -> place and digest of the first row that had it
-    for path, shown in zip(source.files, source.names, strict=True):
-        for row in read_rows(path, shown):
-            reading.rows += 1
-            try:
-                _take(row, SHAPES[shape](row, templates), seen, reading)
-            except LeftOut as reason:
-                reading.left_out[str(reason)] += 1
-            except UserError as error:
-                if strict:
-                    raise
-                _skip(row, error, reading)
+    rows = (row for path, shown in zip(source.files, source.names, strict=True) for row in read_rows(path, shown))
+    for row in track(rows, None, progress):
+        reading.rows += 1
+        try:
+            _take(row, SHAPES[shape](row, templates), seen, reading)
+        except LeftOut as reason:
+            reading.left_out[str(reason)] += 1
+        except UserError as error:
+            if strict:
+                raise
+            _skip(row, error, reading)
     if not reading.prompts:
         raise UserError(f"{', '.join(source.names)}: no prompt is left: {json.dumps(reading.summary())}")
     return reading
