@@ -34,6 +34,7 @@ class Rollouts:
         reward_QG: 1 for a correct answer, else 0.
         counted_QG: False where a sample is left out of its group (an overlong one, when those are masked).
         tokens_QG: their lengths.
+        cut_QG: True where a sample ran into its longest length.
         ids: their token ids, stop token included, [Q][G].
     """
 
@@ -41,6 +42,7 @@ class Rollouts:
     reward_QG: np.ndarray
     counted_QG: np.ndarray
     tokens_QG: np.ndarray
+    cut_QG: np.ndarray
     ids: list[list[list[int]]]
 
 
@@ -129,5 +131,6 @@ def roll_out(
         reward_QG=(right & ~(cut if overlong == "wrong" else np.zeros_like(cut))).astype(np.float64),
         counted_QG=~cut if overlong == "masked" else np.ones_like(cut),
         tokens_QG=np.array([sample["tokens"] for sample in samples]).reshape(tag_QG.shape),
+        cut_QG=cut,
         ids=[[sample["ids"] for sample in samples[q * group : (q + 1) * group]] for q in range(len(prompts))],
     )

@@ -1,0 +1,71 @@
+"""Starts reinforcement learning, once everything that can be known beforehand is known to fit."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nemo_forking.config import Config
+from nemo_forking.config.evaluation import SystemConfig
+from nemo_forking.data.encoding import load_tokenizer
+from nemo_forking.data.prompt import PromptFormat
+from nemo_forking.data.settings import TAG_ROOM
+from nemo_forking.errors import UserError
+from nemo_forking.evaluation.measure import System
+from nemo_forking.rewards.several import open_graders
+from nemo_forking.rl.batches import questions_of_batch
+from nemo_forking.rl.prompts import Prompt, load_prompts
+from nemo_forking.training.identity import finished, policy_identity
+from nemo_forking.training.launch import run_ranks
+
+
+def start_policy(config: Config) -> None:
+    """Train as configured, from the newest checkpoint on; nothing when the exported model is there already.
+
+    Under torchrun or srun every rank calls it. Raises UserError before any rank starts for prompts, model, grader,
+    settings or a run folder that do not fit.
+    """
+    if not config.model.base:
+        raise UserError("model.base is not set; give the folder of a model with tags: runs/<an SSFT run>/model")
+    prompts, prompts_hash = load_prompts(config.prompts.folder)
+    questions_of_batch(len(prompts), config.run.seed, 0, config.batch.questions)
+    check_prompts_fit(config, prompts)
+    if config.policy.kl_weight and config.layout.overlap_param_gather:
+        raise UserError(
+            "policy.kl_weight swaps the reference's weights in, which layout.overlap_param_gather=true cannot take: "
+            "set it to false"
+        )
+    if finished(config, policy_identity(config, prompts_hash)):
+        return
+    System(config, SystemConfig(model=config.model.base))
+    open_graders({prompt.id: prompt.answer for prompt in prompts}, config.evaluation.grading).close()
+    run_ranks("nemo_forking.training.policy", "train_policy", config)
+
+
+def check_prompts_fit(config: Config, prompts: list[Prompt]) -> None:
+    """Refuse prompts and completions that model or micro-batch cannot hold; raises UserError with the key to change."""
+    if not Path(config.data.tokenizer).exists():
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer} is not there; take the model's own: {config.model.base}"
+        )
+    form = PromptFormat(
+        load_tokenizer(config.data.tokenizer), config.data.prompt, config.data.target, config.data.system
+    )
+    lengths = [len(ids) for ids in form.prompts([prompt.prompt for prompt in prompts])]
+    longest = int(np.max(lengths)) + TAG_ROOM
+    which = f"the prompt {prompts[int(np.argmax(lengths))].id!r} of {config.prompts.folder}"
+    whole = longest + config.rollout.max_tokens
+    if whole > config.model.max_length:
+        raise UserError(
+            f"{which} takes {longest} tokens with its tag, and rollout.max_tokens={config.rollout.max_tokens} come to "
+            f"it: more than model.max_length={config.model.max_length}; lower rollout.max_tokens"
+        )
+    if not config.batch.packing:
+        return
+    chunks = 2 * config.layout.context if config.layout.context > 1 else 1  # a packed row is cut into so many
+    for name, needed in (("match_tokens", longest), ("tokens", whole if config.policy.scope == "all" else longest)):
+        needed = -(-needed // chunks) * chunks
+        if needed > getattr(config.batch, name):
+            raise UserError(
+                f"{which} makes a row of up to {needed} tokens, but a packed micro-batch holds batch.{name}="
+                f"{getattr(config.batch, name)}: raise it to {needed}"
+            )
