@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from nemo_forking.errors import UserError
 LATER = {408, 409, 425, 429}  # besides everything from 500 on: worth another try
 RELOAD_SECONDS = 1800.0  # the longest that reading a large model's weights may take
 QUEUE_SECONDS = 600.0  # the longest that a probe's one token may wait behind others
+BIRTH = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)  # Prometheus' name for it, on Linux
 ASKED = Request("probe", (0,), seed=0, max_tokens=1, temperature=1.0, allowed=(0,))
 
 
@@ -51,6 +53,14 @@ class Model:
     logit_bias: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Weights to be loaded: a folder may hold others each time, so that the number of the load tells them apart."""
+
+    folder: str
+    load: int
+
+
 @dataclass(eq=False)
 class Replica:
     """A server and what is known of it.
@@ -60,8 +70,9 @@ class Replica:
         model: what it must serve.
         timeout: seconds one completion may take.
         patience: seconds a probe may take.
-        wanted: folder of the weights it must have; None for those it was started with.
-        weights: the folder they were last loaded from; None where that is not known.
+        wanted: the weights it must have; None for those it was started with.
+        weights: those it last loaded; None where it may have lost them.
+        born: when its process began, as it tells; None where it does not.
         failures: troubles in a row.
         well: nothing is known against it since it was last probed.
         http, lock: connections, and who may probe it, in the running event loop.
@@ -71,8 +82,9 @@ class Replica:
     model: Model
     timeout: float
     patience: float
-    wanted: str | None = None
-    weights: str | None = None
+    wanted: Weights | None = None
+    weights: Weights | None = None
+    born: str | None = None
     failures: int = 0
     well: bool = False
     name: str = ""
@@ -99,11 +111,14 @@ class Replica:
             )
 
     async def alive(self) -> None:
-        """Asks whether it is well, and nothing more."""
+        """Asks whether it is well; one that was started anew has lost the weights it had loaded."""
         try:
             await self._ask("GET", "/health")
         except Refusal as refusal:
             raise Trouble(f"no vLLM server: {refusal}") from None
+        born = await self._birth()
+        if born != self.born:
+            self.born, self.weights = born, None
 
     async def complete(self, request: Request, seconds: float | None = None) -> Completion:
         """The completion of one request, within so many seconds; None for the usual time."""
@@ -117,13 +132,14 @@ class Replica:
 
     async def reload(self) -> None:
         """Loads the wanted weights and forgets what was computed with the old ones."""
-        load = {"method": "reload_weights", "kwargs": {"weights_path": self.wanted}}
+        wanted = self.wanted
+        load = {"method": "reload_weights", "kwargs": {"weights_path": wanted.folder}}
         try:
             await self._ask("POST", "/collective_rpc", load, RELOAD_SECONDS)
             forgot = await self._json("POST", "/reset_prefix_cache?reset_running_requests=true")
         except Refusal as refusal:
             if refusal.status != 404:
-                raise UserError(f"{self.url} does not take weights from {self.wanted}: it {refusal}") from None
+                raise UserError(f"{self.url} does not take weights from {wanted.folder}: it {refusal}") from None
             raise UserError(
                 f"{self.url} does not take new weights: start it with the environment variable VLLM_SERVER_DEV_MODE=1"
             ) from None
@@ -132,15 +148,23 @@ class Replica:
                 raise
             # vLLM does not outlive a failed load, so that trying again would only hide the reason.
             raise UserError(
-                f"{self.url} could not load {self.wanted}; it must see the folder under that path. It {trouble}"
+                f"{self.url} could not load {wanted.folder}; it must see the folder under that path. It {trouble}"
             ) from None
         if not (isinstance(forgot, dict) and forgot.get("success", True)):
             raise Trouble("it could not reset its prefix cache")
-        self.weights = self.wanted
+        self.weights = wanted
 
     def describe(self) -> dict:
         """Address, vLLM version, model and context, for provenance."""
         return {"url": self.url, "vllm": self.version, "model": self.name, "max_model_len": self.context}
+
+    async def _birth(self) -> str | None:
+        """When its process began; several API servers behind one address, or a gateway, do not tell."""
+        try:
+            found = BIRTH.search(await self._ask("GET", "/metrics"))
+        except (Refusal, UserError):
+            return None
+        return found and found[1]
 
     async def _find_model(self) -> None:
         """Finds the model among those it serves."""
@@ -171,7 +195,7 @@ class Replica:
         text = await self._ask(method, path, body, seconds)
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Trouble(f"its answer to {path} is no JSON: {message_of(text)}") from None
 
     async def _ask(self, method: str, path: str, body: dict | None = None, seconds: float | None = None) -> str:
@@ -181,10 +205,13 @@ class Replica:
             async with self.http.request(method, self.url + path, json=body, timeout=limit) as answer:
                 status, text = answer.status, (await answer.read()).decode(errors="replace")
         except TimeoutError:
+            self._doubt()
             raise Trouble(f"no answer to {path} within {limit.total:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            self.weights = None  # it may have been restarted, with those it began with
+            self._doubt()
             raise Trouble(f"no connection for {path} ({getattr(error, 'strerror', None) or error})") from None
+        if status >= 500:
+            self._doubt()
         if status >= 500 or status in LATER:
             raise Trouble(f"answered {path} with {status}: {message_of(text)}", status)
         if status in (401, 403):
@@ -192,6 +219,11 @@ class Replica:
         if status >= 400:
             raise Refusal(status, message_of(text))
         return text
+
+    def _doubt(self) -> None:
+        """It may have been started anew, with the weights it began with; one that tells its birth will tell that."""
+        if self.born is None:
+            self.weights = None
 
 
 def session() -> aiohttp.ClientSession:

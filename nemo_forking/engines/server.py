@@ -13,7 +13,7 @@ from nemo_forking.engines.background import iterate, run
 from nemo_forking.engines.dispatch import Dispatch, Pace, no_replica_left
 from nemo_forking.engines.folder import check_banned, check_shapes, context_length, model_config, weight_shapes
 from nemo_forking.engines.interface import Completion, Engine, Request, check_requests
-from nemo_forking.engines.replica import Model, Replica, session
+from nemo_forking.engines.replica import Model, Replica, Weights, session
 from nemo_forking.engines.wire import Trouble, bans
 from nemo_forking.errors import UserError
 
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class ServerEngine(Engine):
     """Completions from replicas that all serve the same model.
 
-    Replicas that fail are left out and taken back; see nemo_forking.engines.dispatch. None is ever used with other
-    weights than the engine's: one that was lost after a refresh takes the fresh weights before it works again.
+    Replicas that fail are left out and taken back; see nemo_forking.engines.dispatch. None is used with other weights
+    than the engine's: one that was lost or started anew after a refresh takes the fresh ones before it works again.
 
     Args:
         model: Hugging Face folder, the one the replicas were started on.
@@ -60,6 +60,7 @@ class ServerEngine(Engine):
         check_banned(banned, self.vocabulary)
         limit = context_length(config.get("max_position_embeddings"), max_length)
         wanted = Model(self.model, served, self.vocabulary, limit, bans(banned))
+        self.loads = 0
         self.replicas = [Replica(url, wanted, timeout, self.pace.probe) for url in _addresses(urls)]
         run(lambda: self._everywhere("nothing was asked yet"))
         known = [replica.context for replica in self.replicas if replica.context is not None]
@@ -69,11 +70,13 @@ class ServerEngine(Engine):
 
     def describe(self) -> dict:
         """Model, weights and every replica's address and version, for provenance."""
+        known = {replica.version for replica in self.replicas} - {"unknown"}  # not of one that is down
+        wanted = self.replicas[0].wanted
         return {
             "engine": "server",
-            "version": ", ".join(sorted({f"vLLM {replica.version}" for replica in self.replicas})),
+            "version": ", ".join(sorted(f"vLLM {version}" for version in known or {"unknown"})),
             "model": self.model,
-            "weights": self.replicas[0].wanted or self.model,
+            "weights": wanted.folder if wanted else self.model,
             "dtype": "as served",
             "replicas": [replica.describe() for replica in self.replicas],
         }
@@ -94,8 +97,9 @@ class ServerEngine(Engine):
         A replica that cannot be reached loads them before it is used again.
         """
         check_shapes(weight_shapes(self.model), weight_shapes(folder), folder)
+        self.loads += 1
         for replica in self.replicas:
-            replica.wanted, replica.well = os.path.realpath(folder), False
+            replica.wanted = Weights(os.path.realpath(folder), self.loads)
         run(lambda: self._everywhere(f"the weights of {folder} could not be loaded anywhere"))
 
     async def _dispatch(self, requests: Sequence[Request], emit: Callable[[Completion], None]) -> None:
@@ -121,10 +125,10 @@ class ServerEngine(Engine):
 
     @asynccontextmanager
     async def _connected(self):
-        """The replicas with connections and locks of the running event loop."""
+        """The replicas with connections and locks of the running event loop; what was known of them may be old."""
         async with session() as http:
             for replica in self.replicas:
-                replica.http, replica.lock = http, asyncio.Lock()
+                replica.http, replica.lock, replica.well = http, asyncio.Lock(), False
             yield
 
 
@@ -134,7 +138,7 @@ async def _probe(replica: Replica) -> tuple[str, str]:
         await replica.probe()
     except Trouble as trouble:
         return replica.url, str(trouble)
-    replica.well = True
+    replica.well, replica.failures = True, 0
     return replica.url, ""
 
 

@@ -73,16 +73,19 @@ def from_answer(answer: Any, request: Request, vocabulary: int, room: int) -> Co
         (choice,) = answer["choices"]
         ids, reason = choice["token_ids"], choice["finish_reason"]
         logprobs, names = choice["logprobs"]["token_logprobs"], choice["logprobs"]["tokens"]
-        prompt = choice.get("prompt_token_ids")
+        prompt, usage = choice.get("prompt_token_ids"), answer.get("usage") or {}
         length = len(ids), len(logprobs), len(names)
+        counted = usage.get("completion_tokens", len(ids))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise Trouble("the answer is no completion with token ids and log-probabilities") from None
     if any(type(i) is not int or not 0 <= i < vocabulary for i in ids):
         raise Trouble(f"the answer has token ids outside the model's {vocabulary} vocabulary rows")
     if len(set(length)) != 1 or names != [f"token_id:{i}" for i in ids]:
         raise Trouble(f"the answer has {length[0]} token ids and {length[1]} log-probabilities of other tokens")
-    if any(not isinstance(value, int | float) or not math.isfinite(value) for value in logprobs):
-        raise Trouble("the answer has a log-probability that is no finite number")
+    if any(not isinstance(value, int | float) or not -math.inf < value <= SURE for value in logprobs):
+        raise Trouble("the answer has a log-probability that is above 0 or no finite number")
+    if counted != len(ids):
+        raise Trouble(f"the answer has {len(ids)} token ids and counts {counted}")
     if prompt is not None and prompt != list(request.prompt):
         raise Trouble("the answer is to another prompt")
     _check_end(ids, reason, request, min(request.max_tokens, room))
@@ -107,6 +110,6 @@ def message_of(text: str) -> str:
         found = json.loads(text)
         found = found.get("error", found)
         message = found if isinstance(found, str) else found.get("message") or found["detail"]
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         message = text
     return str(message).strip()[:EXCERPT] or "no message"

@@ -26,6 +26,7 @@ from urllib.request import urlopen
 
 VERSION = "0.0.0+local"
 NEVER = 10**9
+NO_JSON = {"no JSON": "<html>Bad gateway</html>", "nothing": "", "half of it": '{"choices": [{"index": 0,'}
 
 
 @dataclass
@@ -64,6 +65,7 @@ class LocalServer:
         max_length: its --max-model-len.
         raw_logprobs: log-probabilities of the raw logits, vLLM's default.
         api_key: asked of every client.
+        tells_birth: it says when it began, as vLLM with one API server does.
         port: where it listens; 0 for any free port.
     """
 
@@ -75,6 +77,7 @@ class LocalServer:
         max_length: int | None = None,
         raw_logprobs: bool = False,
         api_key: str | None = None,
+        tells_birth: bool = True,
         port: int = 0,
     ):
         context = multiprocessing.get_context("forkserver")  # one import of torch for all servers
@@ -82,7 +85,13 @@ class LocalServer:
             ["nemo_forking.engines.transformers", "transformers.models.qwen2.modeling_qwen2"]
         )
         ours, theirs = context.Pipe()
-        settings = {"dev_mode": dev_mode, "max_length": max_length, "raw_logprobs": raw_logprobs, "api_key": api_key}
+        settings = {
+            "dev_mode": dev_mode,
+            "max_length": max_length,
+            "raw_logprobs": raw_logprobs,
+            "api_key": api_key,
+            "tells_birth": tells_birth,
+        }
         self.process = context.Process(target=serve, args=(str(folder), port, theirs), kwargs=settings, daemon=True)
         self.process.start()
         theirs.close()
@@ -100,6 +109,10 @@ class LocalServer:
     def probes(self) -> int:
         """Probes answered since the last fault()."""
         return self._seen("probes")
+
+    def loads(self) -> int:
+        """Exchanges of weights since the last fault()."""
+        return self._seen("loads")
 
     def peak(self) -> int:
         """The most completions that were in flight at once."""
@@ -130,17 +143,28 @@ class LocalServer:
 class State:
     """What the handlers of one server share."""
 
-    def __init__(self, folder: str, *, dev_mode: bool, max_length: int | None, raw_logprobs: bool, api_key: str | None):
+    def __init__(
+        self,
+        folder: str,
+        *,
+        dev_mode: bool = True,
+        max_length: int | None = None,
+        raw_logprobs: bool = False,
+        api_key: str | None = None,
+        tells_birth: bool = True,
+    ):
         from nemo_forking.engines.transformers import TransformersEngine
 
         self.folder, self.dev_mode, self.raw_logprobs, self.api_key = folder, dev_mode, raw_logprobs, api_key
         self.engine = TransformersEngine(folder, max_length=max_length)
+        self.birth = time.time() if tells_birth else None
         self.faults, self.lock = Faults(), threading.Lock()
-        self.seen = self.probes = self.flying = self.peak = 0
+        self.loads = self.seen = self.probes = self.flying = self.peak = 0
 
     def forget(self, faults: Faults) -> None:
         """Begins to count anew, under these faults."""
-        self.faults, self.seen, self.probes, self.peak = faults, 0, 0, 0
+        self.faults = faults
+        self.loads = self.seen = self.probes = self.peak = 0
 
     def complete(self, body: dict) -> dict:
         """The answer to POST /v1/completions."""
@@ -199,7 +223,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:  # noqa: N802
-        """Health, models and version, as vLLM; what was seen, for tests."""
+        """Health, models, version and metrics, as vLLM; what was seen, for tests."""
         state = self.state
         if state.faults.hang:
             time.sleep(NEVER)
@@ -208,8 +232,10 @@ class Handler(BaseHTTPRequestHandler):
             "/health": "",
             "/v1/models": {"object": "list", "data": [card]},
             "/version": {"version": VERSION},
-            "/seen": {"seen": state.seen, "probes": state.probes, "peak": state.peak},
+            "/seen": {"seen": state.seen, "probes": state.probes, "peak": state.peak, "loads": state.loads},
         }
+        if state.birth is not None:
+            found["/metrics"] = f"# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {state.birth}\n"
         path = urlsplit(self.path).path
         if path.startswith("/v1") and not self._known():
             self._send(401, {"error": "Unauthorized"})
@@ -247,6 +273,7 @@ class Handler(BaseHTTPRequestHandler):
             with self.state.lock:
                 folder = "/nowhere" if self.state.faults.blind else body["kwargs"]["weights_path"]
                 self.state.engine.refresh(folder)
+                self.state.loads += 1
         except ValueError as error:
             self._send(500, {"error": {"message": str(error)}})
         else:
@@ -279,8 +306,8 @@ class Handler(BaseHTTPRequestHandler):
         faults.times -= 1
         if spoilt and faults.status:
             raise Refused(faults.status, "as it was told")
-        if spoilt and faults.garbage == "no JSON":
-            return "<html>Bad gateway</html>"
+        if spoilt and faults.garbage in NO_JSON:
+            return NO_JSON[faults.garbage]
         answer = self.state.complete(body)
         return spoil(answer, faults.garbage, self.state.engine.vocabulary) if spoilt else answer
 
@@ -315,6 +342,14 @@ def spoil(answer: dict, how: str, vocabulary: int) -> dict:
         choice["logprobs"]["tokens"].reverse()
     elif how == "logprobs that are no numbers":
         choice["logprobs"]["token_logprobs"][0] = float("nan")
+    elif how == "logprobs above 0":
+        choice["logprobs"]["token_logprobs"][0] = 2.5
+    elif how == "a token lost":
+        for values in (choice["token_ids"], choice["logprobs"]["tokens"], choice["logprobs"]["token_logprobs"]):
+            del values[0]
+    elif how == "no tokens":
+        choice["token_ids"], choice["logprobs"]["tokens"], choice["logprobs"]["token_logprobs"] = [], [], []
+        answer["usage"]["completion_tokens"] = 0
     elif how == "another prompt":
         choice["prompt_token_ids"] = [*choice["prompt_token_ids"], 0]
     elif how == "cut short":
@@ -343,5 +378,4 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--no-dev-mode", action="store_true")
     chosen = parser.parse_args()
-    settings = {"dev_mode": not chosen.no_dev_mode, "max_length": None, "raw_logprobs": False, "api_key": None}
-    serve(chosen.folder, chosen.port, **settings)
+    serve(chosen.folder, chosen.port, dev_mode=not chosen.no_dev_mode)

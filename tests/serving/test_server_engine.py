@@ -134,8 +134,13 @@ def test_a_replica_that_hangs_is_noticed_long_before_its_requests_time_out(check
     requests = sampled_requests()
     with LocalServer(checkpoint) as hanging:
         engine = open_engine(checkpoint, [hanging, pair[0]], timeout=10_000.0, pace=replace(FAST, probe=1.0))
+        hanging.fault(delay=100_000)
+        stream = engine.stream(requests)
+        found = [next(stream)]
         hanging.fault(delay=100_000, hang=True)
-        assert ids(engine.generate(requests)) == expected(requests)
+        found += stream
+    by_id = {done.request_id: done.ids for done in found}
+    assert [by_id[request.id] for request in requests] == expected(requests)
     assert "no answer to /health within 1 s" in caplog.text
 
 
@@ -146,12 +151,17 @@ def test_a_replica_that_hangs_is_noticed_long_before_its_requests_time_out(check
         {"status": 500},
         {"status": 503},
         {"garbage": "no JSON"},
+        {"garbage": "nothing"},
+        {"garbage": "half of it"},
         {"garbage": "no choices"},
         {"garbage": "no ids"},
         {"garbage": "ids outside the vocabulary"},
         {"garbage": "logprobs of another length"},
         {"garbage": "logprobs of other tokens"},
         {"garbage": "logprobs that are no numbers"},
+        {"garbage": "logprobs above 0"},
+        {"garbage": "no tokens"},
+        {"garbage": "a token lost"},
         {"garbage": "another prompt"},
         {"garbage": "cut short"},
     ],
@@ -165,11 +175,11 @@ def test_what_passes_is_tried_again(checkpoint, pair, expected, fault):
     assert pair[0].seen() == len(requests) + 3
 
 
-def test_a_replica_that_failed_is_probed_before_it_is_sent_anything_more(checkpoint, pair):
+def test_a_replica_is_probed_at_first_and_when_it_failed_before_it_is_sent_anything_more(checkpoint, pair):
     engine = open_engine(checkpoint, pair[:1], concurrency=8)
     pair[0].fault(status=500, times=2)
     assert len(engine.generate([make_request(0)])) == 1
-    assert (pair[0].seen(), pair[0].probes()) == (3, 2)
+    assert (pair[0].seen(), pair[0].probes()) == (3, 3)
 
 
 def test_a_replica_that_answers_nonsense_is_dropped(checkpoint, pair, expected, caplog):
