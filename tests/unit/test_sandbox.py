@@ -118,7 +118,8 @@ def test_a_missing_tool_is_named_with_its_package(monkeypatch, name, package):
         command.find_tools(None, True)
 
 
-def test_a_missing_interpreter_is_named():
+def test_a_missing_interpreter_is_named(monkeypatch):
+    monkeypatch.setattr(command.shutil, "which", lambda tool, path: f"/usr/bin/{tool}")  # here or not
     with pytest.raises(UserError, match="/nowhere/python, which is not there"):
         command.find_tools("/nowhere/python", False)
 
