@@ -43,7 +43,7 @@ def grade_samples(
             return load_lines(path)
         growing = Growing(path)
         todo = {str(number): key for number, key in enumerate(samples) if key not in growing.lines}
-        items = [Item(number, samples[key]["text"], gold[key[0]]) for number, key in todo.items()]
+        items = [Item(number, samples[key]["text"], gold[key[0]], key[0]) for number, key in todo.items()]
         for number, graded in track(grader.stream(items), len(items), progress):
             question, slot, round_ = key = todo[number]
             found = {"verdict": graded.verdict, "answer": graded.answer, "note": graded.note}

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nemo_forking.errors import UserError
+from nemo_forking.rewards.several import open_graders
 from nemo_forking.rewards.verdict import VERDICTS, Graded, Grader, Item, Verdict
 
 if TYPE_CHECKING:
     from nemo_forking.config.schema import GradingConfig
 
-__all__ = ["VERDICTS", "Graded", "Grader", "Item", "Verdict", "open_grader"]
+__all__ = ["VERDICTS", "Graded", "Grader", "Item", "Verdict", "open_grader", "open_graders"]
 
 
 def open_grader(answer: str, grading: GradingConfig) -> Grader:

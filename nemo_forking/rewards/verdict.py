@@ -19,6 +19,7 @@ class Item:
     id: str
     completion: str  # what the model wrote after prompt + tag, without the stop token
     gold: Any  # math, many_ways: answer text; choice: a letter; code: the tests (see rewards.code)
+    question: str = ""  # its id, where questions of several kinds are graded together (rewards.several)
 
 
 @dataclass(frozen=True)

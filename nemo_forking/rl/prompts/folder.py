@@ -7,7 +7,6 @@ and evaluation sets; reading, cleaning, drawn: what became of the rows
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from nemo_forking.evaluation.benchmarks import Problem, load_problems
 from nemo_forking.evaluation.benchmarks.prompt import FIELDS, PromptTemplate
 from nemo_forking.evaluation.benchmarks.provenance import describe_files
 from nemo_forking.evaluation.benchmarks.sources import Declared, Source, locate
+from nemo_forking.files import file_hash
 from nemo_forking.rl.prompts.choose import choose
 from nemo_forking.rl.prompts.clean import CleanReport, clean
 from nemo_forking.rl.prompts.prompt import Prompt
@@ -82,16 +82,14 @@ def load_prompts(folder: str | Path) -> tuple[list[Prompt], str]:
         UserError: there is no such folder, or it is damaged.
     """
     folder = Path(folder)
-    report = _report(folder)
+    path, sha256 = folder / PROMPTS, _report(folder)["sha256"]
     try:
-        raw = (folder / PROMPTS).read_bytes()
-        sha256 = hashlib.sha256(raw).hexdigest()
-        if sha256 != report["sha256"]:
-            raise ValueError("it was changed since it was written")
-        lines = [json.loads(line) for line in raw.split(b"\n") if line]
-        return [Prompt(**{column: line[column] for column in COLUMNS}) for line in lines], sha256
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / PROMPTS}: damaged: {error}; remove {folder} and run {RECIPE} again") from None
+        if file_hash(path) != sha256:
+            raise UserError(f"{path}: changed since it was written; {_again(folder)}")
+        with path.open("rb") as lines:
+            return [Prompt(**json.loads(line)) for line in lines], sha256
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}; {_again(folder)}") from None
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -99,15 +97,16 @@ def _report(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: no prepared prompts (there is no {REPORT}); run {RECIPE}, or set prompts.folder")
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        version = report["inputs"]["format"]
+        version, _ = report["inputs"]["format"], report["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / REPORT}: damaged: {error!r}; remove {folder} and run {RECIPE} again") from None
+        raise UserError(f"{folder / REPORT}: damaged ({error!r}); {_again(folder)}") from None
     if version != FORMAT:
-        raise UserError(
-            f"{folder}: prepared by another version (format {version}, this one writes {FORMAT}); remove it and run "
-            f"{RECIPE} again"
-        )
+        raise UserError(f"{folder}: of format {version}, this version reads {FORMAT}; {_again(folder)}")
     return report
+
+
+def _again(folder: Path) -> str:
+    return f"remove {folder} and run {RECIPE} again"
 
 
 # ---------------------------------------------------------------- what goes in
@@ -199,18 +198,17 @@ def _hashes(source: Source) -> list[str]:
 
 
 def _write(folder: Path, drawn: list[Prompt], origin: dict, reading: Reading, cleaning: CleanReport) -> None:
-    lines = "".join(
-        json.dumps({column: getattr(prompt, column) for column in COLUMNS}, ensure_ascii=False) + "\n"
-        for prompt in drawn
-    ).encode()
+    with (folder / PROMPTS).open("w", encoding="utf-8") as file:
+        for prompt in drawn:
+            line = {column: getattr(prompt, column) for column in COLUMNS}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     report = {
-        "sha256": hashlib.sha256(lines).hexdigest(),
+        "sha256": file_hash(folder / PROMPTS),
         **origin,
         "reading": reading.summary(),
         "cleaning": asdict(cleaning),
         "drawn": {"prompts": len(drawn), "answers": _answers(drawn), "kinds": _counts(p.kind for p in drawn)},
     }
-    (folder / PROMPTS).write_bytes(lines)
     (folder / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
