@@ -12,7 +12,7 @@ import pytest
 from nemo_forking.evaluation.published import load as load_published
 from nemo_forking.evaluation.report import write_report
 from tests.browser.driver import Browser, installed
-from tests.unit.made_runs import HOSTILE, make_evaluation, make_old_study, make_study
+from tests.unit.made_runs import HOSTILE, make_evaluation, make_old_study, make_policy_study, make_study
 
 CELLS = """
 return [...document.querySelectorAll('#table-' + arguments[0] + ' tr')]
@@ -52,7 +52,8 @@ def browser(tmp_path_factory):
 def reports(tmp_path_factory):
     """Kind of run -> its folder with a report."""
     folders = {}
-    for kind, make in {"evaluation": make_evaluation, "study": make_study, "old study": make_old_study}.items():
+    makes = {"evaluation": make_evaluation, "study": make_study, "policies": make_policy_study}
+    for kind, make in (makes | {"old study": make_old_study}).items():
         folders[kind] = tmp_path_factory.mktemp("runs") / kind
         folders[kind].mkdir()
         make(folders[kind])
@@ -77,7 +78,7 @@ def shown(browser):
     )
 
 
-@pytest.mark.parametrize("kind", ["evaluation", "study", "old study"])
+@pytest.mark.parametrize("kind", ["evaluation", "study", "policies", "old study"])
 def test_nothing_is_said_on_the_console_and_every_plot_is_drawn(browser, reports, kind):
     browser.open(address(reports[kind]))
     images = browser.run(BLANK)
@@ -114,6 +115,20 @@ def test_the_papers_table_sets_measured_beside_published(browser, reports):
     errors = f"{points / tag1['standard_error'] / 100:+.1f}"
     assert cells[3].replace("−", "-").split("\n") == [f"{points:+.1f}", f"{errors} s.e."]
     assert browser.run("return document.querySelector('#paper details')") is None
+
+
+def test_policies_stand_in_a_table_and_their_systems_in_the_viewer(browser, reports):
+    results = json.loads((reports["policies"] / "results.json").read_text())
+    browser.open(address(reports["policies"]))
+    cells = next(row for row in browser.run(CELLS, "policies") if row[0].startswith("gfpo"))
+    row = results["gfpo"][0]
+    assert cells[0].split("\n") == ["gfpo", "from optimal"]
+    assert cells[2] == f"{100 * row['pass@1']:.1f} ± {100 * row['standard_error']['pass@1']:.1f}"
+    names = browser.run("return [...document.querySelectorAll('#viewer-systems label')].map((one) => one.innerText)")
+    assert [name.strip() for name in names] == [*results["rules"], *results["policies"], "base"]
+    browser.click("#viewer-systems label:nth-of-type(4) input")
+    assert ", tag " in shown(browser)["cards"][3][0]
+    assert browser.messages() == []
 
 
 def test_a_study_keeps_the_papers_tables_folded(browser, reports):
@@ -188,7 +203,7 @@ def test_hostile_text_is_shown_as_text(browser, reports):
 
 
 @pytest.mark.parametrize("width", [1400, 1200, 800, 500])
-@pytest.mark.parametrize("kind", ["evaluation", "study"])
+@pytest.mark.parametrize("kind", ["evaluation", "study", "policies"])
 def test_the_page_is_never_wider_than_the_window(browser, reports, kind, width):
     browser.open(address(reports[kind]), width)
     inside, page = browser.run("return [innerWidth, document.documentElement.scrollWidth]")

@@ -7,6 +7,7 @@ import numpy as np
 from nemo_forking.evaluation.comparison import compare
 from nemo_forking.evaluation.convergence import convergence
 from nemo_forking.evaluation.metrics import summarise
+from nemo_forking.evaluation.policy import policy_rows
 
 TAGS, ROUNDS = 6, 6
 HOSTILE = (
@@ -54,7 +55,18 @@ def write_lines(path, lines):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def measure(home, benchmark, system, samples, seed=1, **more):
+def own_tags(samples, seed, prefer=None):
+    """The same samples, as if the model had drawn its tags; `prefer`: kind -> tag drawn nine times of ten."""
+    rng = np.random.default_rng(seed)
+    drawn = [int(rng.integers(TAGS)) for _ in samples]
+    sure = rng.random(len(samples)) < (0.9 if prefer else 0)
+    return [
+        line | {"tag": prefer[line["kind"]] if preferred else tag}
+        for line, tag, preferred in zip(samples, drawn, sure, strict=True)
+    ]
+
+
+def measure(home, benchmark, system, samples, seed=1, tags_mode=None, **more):
     """A measurement's folder and its row."""
     folder = home / benchmark / f"{system}-seed{seed}" / "t0.7"
     asked = {line["question"]: {key: line[key] for key in ("asked", "kind", "gold")} for line in samples}
@@ -65,7 +77,7 @@ def measure(home, benchmark, system, samples, seed=1, **more):
     write_lines(folder / "verdicts.jsonl", [{name: line[name] for name in (*key, *judged)} for line in samples])
     settings = {
         "sampling": {"rounds": ROUNDS, "temperature": 0.7, "top_p": 0.95, "max_tokens": 64, "seed": seed},
-        "tags": {"mode": "every", "slots": TAGS, "ids": [[1]] * TAGS},
+        "tags": {"mode": tags_mode or "every", "slots": TAGS, "ids": [[1]] * TAGS},
         "weights": ("a" if system == "ours" else "b") * 64,
         "engine": {"engine": "transformers", "version": "4.57.6", "dtype": "float32", "tensor_parallel": 1},
         "chat_template": "<|im_start|>user\n{question}<|im_end|>\n",
@@ -73,7 +85,8 @@ def measure(home, benchmark, system, samples, seed=1, **more):
     }
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "grading.json").write_text(json.dumps({"grader": {"name": "math", "math-verify": "0.9.0"}}))
-    row = summarise(samples, TAGS, seed=seed, coverage_N=[5, 9, 3, 1, 1, 1] if samples[0]["tag"] is not None else None)
+    coverage_N = [5, 9, 3, 1, 1, 1] if samples[0]["tag"] is not None else None
+    row = summarise(samples, TAGS, seed=seed, coverage_N=coverage_N, tags_mode=tags_mode)
     place = {"benchmark": benchmark, "system": system, "temperature": 0.7, "folder": str(folder.relative_to(home))}
     return {**row, **place, **more}
 
@@ -156,6 +169,63 @@ def make_study(folder, seeds=(1,)):
         "seconds": {"data": 1.5, "train": {"optimal": 10.0, "random": 8.0}},
         "provenance": {"git revision": "0123abc", "config": "run:\n  name: small\n"},
     }
+    (folder / "results.json").write_text(json.dumps(results))
+    return results
+
+
+def policy_lines(steps=24, rise=0.4):
+    """Lines of a policy's metrics.jsonl: the reward rises, the entropy of the tags falls."""
+    return [
+        {
+            "step": step,
+            "loss": 0.01 * (-1) ** step,
+            "reward": 0.4 + rise * step / steps + 0.02 * (-1) ** step,
+            "tag_entropy": np.log(TAGS) * (1 - rise * step / steps),
+            "tag_probability": [1 / TAGS] * TAGS,
+            "rollouts": 96 if step % 2 else 0,
+            "rollouts_reused": 0 if step % 2 else 96,
+        }
+        for step in range(1, steps + 1)
+    ]
+
+
+def make_policy_study(folder, seeds=(1,), policies=("gfpo", "grpo")):
+    """A study whose rule optimal is reinforced: half of the samples right before, nearly all after."""
+    results = make_study(folder, seeds)
+    rows = {name: [] for policy in policies for name in (policy, f"{policy}_every")}
+    measured = {"optimal_own": [], **rows}
+    for place, seed in enumerate(seeds):
+        every = results["rules"]["optimal"][place]
+        before = own_tags(make_samples(seed + 60, 0.5, routes=True), seed)
+        trained = {"metrics": every["metrics"], "convergence": every["convergence"]}
+        start = measure(folder, "many_ways", "optimal_own", before, seed, "own", **trained)
+        measured["optimal_own"].append(start)
+        for number, policy in enumerate(policies):
+            metrics = folder / f"seed{seed}" / policy / "metrics.jsonl"
+            write_lines(metrics, policy_lines(rise=0.5 - 0.2 * number))
+            trained = {"metrics": str(metrics.relative_to(folder)), "convergence": convergence(policy_lines())}
+            samples = make_samples(seed + 70 + number, 0.95 - 0.2 * number, routes=True)
+            samples = own_tags(samples, seed, dict(zip(KINDS, (1, 4), strict=True)))
+            measured[policy].append(measure(folder, "many_ways", policy, samples, seed, "own", **trained))
+            samples = make_samples(seed + 80 + number, 0.7, routes=True)
+            measured[f"{policy}_every"].append(
+                measure(folder, "many_ways", f"{policy}_every", samples, seed, **trained)
+            )
+            asked = measured[policy][-1], measured[f"{policy}_every"][-1]
+            results.setdefault(policy, []).append(policy_rows(*asked, start, every, home=folder))
+    pairs = {name: rows[0] for name, rows in measured.items()}
+    results["comparisons"] = [
+        {
+            "benchmark": "many_ways",
+            "system_a": "optimal",
+            "system_b": name,
+            "metric": "pass@1",
+            "a": 0.5,
+            "b": row["pass@1"],
+        }
+        for name, row in pairs.items()
+    ]
+    results |= {"policies": measured, "policy_names": list(policies)}
     (folder / "results.json").write_text(json.dumps(results))
     return results
 

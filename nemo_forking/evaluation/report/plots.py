@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nemo_forking.evaluation.report.names import benchmark_title, metric_title
-from nemo_forking.evaluation.report.results import Benchmark, System, dig, metric, number, over_seeds
+from nemo_forking.evaluation.report.results import Benchmark, System, dig, metric, number, over_seeds, rate
 from nemo_forking.evaluation.report.style import INK, SOFT, STYLE, WIDEST, Look, panels
 
 LABELLED_BARS = 24  # more have no numbers on them
@@ -166,18 +166,20 @@ def _bars(axes, benchmark: Benchmark, looks: dict[str, Look]) -> None:
     keys = [
         key
         for key in dict.fromkeys(("pass@1", "best_tag_pass@1", f"cons@{slots}", "cons@32", f"pass@{slots}"))
-        if any(over_seeds(system, metric(key))[0] is not None for system in systems)
+        if any(rate(system, key)[0] is not None for system in systems)
     ]
     width = 0.8 / len(systems)
     for place, system in enumerate(systems):
-        measured = [over_seeds(system, metric(key)) for key in keys]
+        measured = [rate(system, key) for key in keys]
         x = np.arange(len(keys)) + (place - (len(systems) - 1) / 2) * width
-        heights = [100 * (mean or 0) for mean, _ in measured]
+        heights = [np.nan if mean is None else 100 * mean for mean, _ in measured]
         errors = [100 * (error or 0) for _, error in measured]
         axes.bar(x, heights, width * 0.9, color=looks[system.name].colour)
         axes.errorbar(x, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
         if len(systems) * len(keys) <= LABELLED_BARS:
             for at, height, error in zip(x, heights, errors, strict=True):
+                if np.isnan(height):
+                    continue
                 axes.text(at, height + error + 1.5, f"{height:.0f}", ha="center", fontsize=7.5, color=SOFT)
     labels = {"best_tag_pass@1": "Best tag"}
     axes.set_xticks(range(len(keys)), [labels.get(key, metric_title(key)) for key in keys])

@@ -3,14 +3,20 @@
 A study (recipes/reproduce.py) has "rules": {rule: [row, one per seed]} and "base", all on one benchmark. An evaluation
 (recipes/evaluate.py) has "benchmarks": {name: {"systems": {system: [row, ...]}, "describe": {...}}}. A row is what
 `metrics.summarise` returns, with paths relative to the folder. Every key of a row may be missing: older runs lack some.
+
+A study with reinforced models names them in "policy_names": [name, ...], each of which is a key, {name: [what
+`policy.policy_rows` returns, one per seed]}. How they were measured is in "policies": {system: [row, ...]}: the system
+of a policy's name draws its own tags; <policy>_every and <rule>_own are the same models asked otherwise.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +75,12 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Results:
-    """All of results.json; paths in rows are relative to the folder it lies in."""
+    """All of results.json; paths in rows are relative to the folder it lies in.
+
+    Attributes:
+        policies: what is told of each reinforced model, a row per seed.
+        variants: system -> the system that is the same model, asked otherwise.
+    """
 
     title: str
     study: bool
@@ -78,11 +89,29 @@ class Results:
     published: dict[str, str]  # system -> row of the paper's tables
     seconds: dict
     provenance: dict
+    policies: list[System] = field(default_factory=list)
+    variants: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[Benchmark]:
+        """The benchmarks with every model once: without its variants."""
+        return self._without(lambda system: system.name in self.variants)
+
+    @property
+    def by_tag(self) -> list[Benchmark]:
+        """The benchmarks for plots by tag: a model that was asked under every tag as well is left out as it was not."""
+        several = {*self.variants, *self.variants.values()}
+        return self._without(lambda system: system.first.get("tags_mode") == "own" and system.name in several)
+
+    def _without(self, left_out: Callable[[System], bool]) -> list[Benchmark]:
+        kept = [replace(b, systems=[s for s in b.systems if not left_out(s)]) for b in self.benchmarks]
+        return [benchmark for benchmark in kept if benchmark.systems]
 
     @property
     def systems(self) -> list[str]:
         """Every system's name, in the order of the tables."""
-        return list(dict.fromkeys(system.name for benchmark in self.benchmarks for system in benchmark.systems))
+        measured = [system for benchmark in self.benchmarks for system in benchmark.systems]
+        return list(dict.fromkeys(system.name for system in [*measured, *self.policies]))
 
     @property
     def seeds(self) -> int:
@@ -111,6 +140,7 @@ def parse(raw: Any, where: str = "results", title: str = "run") -> Results:
     if not isinstance(raw, dict) or not (raw.get("benchmarks") or raw.get("rules")):
         raise UserError(f"{where}: fields 'rules' and 'benchmarks' are missing or empty; run its recipe again")
     study = not raw.get("benchmarks")
+    names = _kind(list, raw, "policy_names", where) if study else []
     return Results(
         title=str(raw.get("experiment") or title),
         study=study,
@@ -119,25 +149,32 @@ def parse(raw: Any, where: str = "results", title: str = "run") -> Results:
         published={k: v for k, v in _kind(dict, raw, "published", where).items() if isinstance(v, str)},
         seconds=_kind(dict, raw, "seconds", where),
         provenance=_kind(dict, raw, "provenance", where),
+        policies=[System(name, _rows(raw.get(name), name, where)) for name in map(str, names)],
+        variants=_variants(_kind(dict, raw, "policies", where), {*names, *_kind(dict, raw, "rules", where)})
+        if study
+        else {},
     )
 
 
 def training_curves(results: Results, folder: Path) -> dict[str, list[list[dict]]]:
-    """The lines of every system's training metrics, a list per seed; systems without any are left out.
+    """The lines of every model's training metrics, a list per seed; models without any are left out.
 
     Raises:
         UserError: a line is no JSON object.
     """
     curves: dict[str, list[list[dict]]] = {}
-    for benchmark in results.benchmarks:
-        for system in benchmark.systems:
-            if system.name not in curves:
-                found = [
-                    load_training(folder / run["metrics"]) for run in system.runs if isinstance(run.get("metrics"), str)
-                ]
-                if any(found):
-                    curves[system.name] = found
+    for system in [system for benchmark in results.models for system in benchmark.systems] + results.policies:
+        if system.name not in curves:
+            files = [folder / run["metrics"] for run in system.runs if isinstance(run.get("metrics"), str)]
+            found = [load_training(file) for file in files]
+            if any(found):
+                curves[system.name] = found
     return curves
+
+
+def of_policies(curves: dict[str, list[list[dict]]], wanted: bool = True) -> dict[str, list[list[dict]]]:
+    """The curves of reinforced models, which have rewards, or those of all others."""
+    return {name: runs for name, runs in curves.items() if any("reward" in line for line in chain(*runs)) == wanted}
 
 
 # ---------------------------------------------------------------- numbers
@@ -174,19 +211,34 @@ def over_seeds(
     return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
+def rate(system: System, key: str) -> tuple[float | None, float | None]:
+    """A metric and its error over seeds. A model that draws its own tags has no best one: each had other questions."""
+    if key == "best_tag_pass@1" and system.first.get("tags_mode") == "own":
+        return None, None
+    return over_seeds(system, metric(key))
+
+
 # ---------------------------------------------------------------- checks
 
 
 def _held_out(raw: dict, where: str) -> Benchmark:
-    """A study's only benchmark: the rules in their fixed order, the base model last."""
+    """A study's only benchmark: the rules in their fixed order, the policies, the base model last."""
     rules = _kind(dict, raw, "rules", where)
     known = [rule for rule in RULES if rule in rules]
     systems = [System(rule, _rows(rules[rule], f"rules.{rule}", where)) for rule in [*known, *(rules.keys() - known)]]
+    policies = _kind(dict, raw, "policies", where)
+    systems += [System(name, _rows(rows, f"policies.{name}", where)) for name, rows in policies.items()]
     if raw.get(BASE):
         base = raw[BASE] if isinstance(raw[BASE], list) else [raw[BASE]]
         systems.append(System(BASE, _rows(base, BASE, where)))
     name = systems[0].first.get("benchmark")
     return Benchmark(name if isinstance(name, str) else HELD_OUT, systems, _kind(dict, raw, "benchmark", where))
+
+
+def _variants(measured: Iterable[str], models: set[str]) -> dict[str, str]:
+    """The systems that are one of the models, asked otherwise than under its own name."""
+    found = {name: re.sub("_(own|every)$", "", name) for name in measured if name not in models}
+    return {name: model for name, model in found.items() if model in models}
 
 
 def _benchmarks(raw: dict, where: str) -> list[Benchmark]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from nemo_forking.evaluation.report import maps, paper, plots, provenance, tables
+from nemo_forking.evaluation.report import maps, paper, plots, policies, provenance, tables
 from nemo_forking.evaluation.report.names import benchmark_title
-from nemo_forking.evaluation.report.results import Benchmark, Results
+from nemo_forking.evaluation.report.results import Benchmark, Results, of_policies
 from nemo_forking.evaluation.report.style import Look, looks, png, shown_width
 from nemo_forking.evaluation.report.table import Table
+from nemo_forking.evaluation.report.training import policy_curves
 from nemo_forking.evaluation.report.training import training_curves as draw_training_curves
 
 
@@ -53,10 +54,12 @@ class Section:
 
 def sections(results: Results, curves: dict[str, list[list[dict]]], home: Path) -> list[Section]:
     """Every section before the viewer, and the provenance after it; those without content are left out."""
-    looks_of = looks(results.systems)
+    looks_of = looks(results.systems, results.variants)
+    models = {name: looks_of[name] for benchmark in results.models for name in (s.name for s in benchmark.systems)}
     first = "" if results.seeds == 1 else " First seed."
     made = [
-        _summary(results, looks_of),
+        _summary(results, looks_of, models),
+        _policies(results, of_policies(curves), looks_of, first),
         _paper(results, looks_of),
         Section(
             "comparisons",
@@ -68,7 +71,7 @@ def sections(results: Results, curves: dict[str, list[list[dict]]], home: Path) 
             "More samples",
             plots=_plots(
                 "pass_at_k",
-                plots.pass_at_k(results.benchmarks, looks_of),
+                plots.pass_at_k(results.models, models),
                 "Pass@k over the number of samples k, a line for every system",
                 "The unbiased chance that one of k samples is right, whatever their tags; the band is one standard "
                 "error. Hollow: Pass@N of one sample per slot, which is one per tag where every tag is asked.",
@@ -115,7 +118,7 @@ def sections(results: Results, curves: dict[str, list[list[dict]]], home: Path) 
             "Temperature",
             plots=_plots(
                 "temperature",
-                plots.temperatures(results.benchmarks, looks_of),
+                plots.temperatures(results.models, models),
                 "Pass@N against Pass@1 at several temperatures, a line for every system",
                 "Pass@N over Pass@1 in the order of sampling temperature; the lowest and the highest stand at a line's "
                 f"ends.{first}",
@@ -127,7 +130,7 @@ def sections(results: Results, curves: dict[str, list[list[dict]]], home: Path) 
             tables=_known(tables.diversity(results, looks_of)),
             plots=_plots(
                 "diversity",
-                plots.diversity(results.benchmarks, looks_of),
+                plots.diversity(results.models, looks_of),
                 "Text dissimilarity and answer entropy, a bar for every system",
                 "Bars: text dissimilarity of the samples of one round; black lines: of samples under one tag. A bar "
                 "that passes its line says that tags make texts differ more than sampling does.",
@@ -140,7 +143,7 @@ def sections(results: Results, curves: dict[str, list[list[dict]]], home: Path) 
             plots=[
                 *_plots(
                     "training",
-                    draw_training_curves(curves, looks_of),
+                    draw_training_curves(of_policies(curves, False), looks_of),
                     "Training loss and convergence of the matching over training steps",
                     "Thin: every step. Thick: moving average. A line a seed. Entropy falls when every teacher settles "
                     "on tags of its own; below, the share of questions with one of the commonest assignments, and of "
@@ -160,19 +163,44 @@ def sections(results: Results, curves: dict[str, list[list[dict]]], home: Path) 
     return [section for section in made if not section.empty]
 
 
-def _summary(results: Results, looks_of: dict[str, Look]) -> Section:
+def _summary(results: Results, looks_of: dict[str, Look], models: dict[str, Look]) -> Section:
     return Section(
         "summary",
         "Summary",
         tables=[tables.summary(results, looks_of), tables.asked(results, looks_of)],
         plots=_plots(
             "accuracy",
-            plots.bars(results.benchmarks, looks_of),
+            plots.bars(results.models, models),
             "Accuracy by metric, a bar for every system",
             "Pass@1 is the mean over all samples; best tag is the tag of the highest Pass@1 on these questions, so "
             "biased upwards; Cons@N votes over one sample per slot (unparsable answers cast no vote, ties go to the "
             "earliest slot); Pass@N asks whether any of them is right.",
         ),
+    )
+
+
+def _policies(results: Results, curves: dict[str, list[list[dict]]], looks_of: dict[str, Look], first: str) -> Section:
+    return Section(
+        "policies",
+        policies.TITLE,
+        lead=policies.LEAD if results.policies else "",
+        tables=_known(policies.policies(results, looks_of)),
+        plots=[
+            *_plots(
+                "chosen_tags",
+                maps.chosen(results.policies),
+                "Map of kinds of question against the tags drawn on them, before and after reinforcement learning",
+                "Share of the samples (%) a model draws under each tag, by kind of question: a row is a kind, a column "
+                f"a tag. Framed: the tag that was best on the kind before reinforcement learning.{first}",
+            ),
+            *_plots(
+                "rewards",
+                policy_curves(curves, looks_of),
+                "Reward and tag entropy over the steps of reinforcement learning, a line for every policy",
+                "Thin: every step. Thick: moving average. A line a seed. Left: share of right answers among a step's "
+                "rollouts, on training questions and before the step's update. Right: 0 where a question has one tag.",
+            ),
+        ],
     )
 
 
@@ -217,7 +245,7 @@ def _each(
 ) -> list[Plot]:
     """A plot of every benchmark that has one; the caption stands under the last."""
     several = len(results.benchmarks) > 1
-    drawn = [(benchmark, figure) for benchmark in results.benchmarks if (figure := draw(benchmark)) is not None]
+    drawn = [(benchmark, figure) for benchmark in results.by_tag if (figure := draw(benchmark)) is not None]
     made = []
     for benchmark, figure in drawn:
         title = benchmark_title(benchmark.name)

@@ -32,6 +32,7 @@ class Table:
         notes: mark ("" for a remark) and text of every footnote.
         words: indices of the columns that hold words, not numbers.
         wide: whether it may take more than the page's column.
+        aside: labels of the columns that a console has no room for.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Table:
     notes: tuple[tuple[str, str], ...] = ()
     words: frozenset[int] = frozenset()
     wide: bool = False
+    aside: frozenset[str] = frozenset()
 
     @property
     def starts(self) -> set[int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from nemo_forking.evaluation.report.names import benchmark_title, metric_title
-from nemo_forking.evaluation.report.results import Benchmark, Results, System, dig, metric, number, over_seeds
+from nemo_forking.evaluation.report.results import Benchmark, Results, System, dig, metric, number, over_seeds, rate
 from nemo_forking.evaluation.report.style import Look
 from nemo_forking.evaluation.report.table import NOTHING, Cell, Table, cells, figure, p_value, percent, signed
 
@@ -30,7 +31,8 @@ def summary(results: Results, looks: dict[str, Look]) -> Table:
     if any(has_routes(system) for system in systems):
         columns.append(("I(tag; route), bits", lambda s: _spread(s, "mutual_information_bits", 2)))
     caption = f"Accuracy in percent. {spread_note(results)}"
-    return _by_benchmark("summary", caption, results, columns, looks)
+    table = _by_benchmark("summary", caption, results, columns, looks)
+    return replace(table, notes=_asked_otherwise(results), aside=frozenset({"Mean tokens"}))
 
 
 def asked(results: Results, looks: dict[str, Look]) -> Table:
@@ -60,7 +62,7 @@ def tag_choice(results: Results, looks: dict[str, Look]) -> Table | None:
     """Pass@1 by how its tag is chosen; None where no system has tags to choose from."""
     chosen = [
         Benchmark(benchmark.name, [s for s in benchmark.systems if dig(s.first, "tag_choice", "all")], {})
-        for benchmark in results.benchmarks
+        for benchmark in results.by_tag
     ]
     chosen = [benchmark for benchmark in chosen if benchmark.systems]
     if not chosen:
@@ -81,13 +83,15 @@ def tag_choice(results: Results, looks: dict[str, Look]) -> Table | None:
     table = _by_benchmark("tag-choice", caption, chosen, columns, looks)
     drawn = tuple(("", text) for benchmark in chosen for text in _drawn(benchmark, several=len(chosen) > 1))
     notes = (("*", "Chosen on these very questions, so biased upwards."), *drawn)
-    return Table(**vars(table) | {"groups": (("Tag chosen by", 5), ("Every tag", tags)), "notes": notes})
+    return replace(table, groups=(("Tag chosen by", 5), ("Every tag", tags)), notes=notes)
 
 
 def comparisons(results: Results, looks: dict[str, Look]) -> Table | None:
     """Pairs of systems on the same questions; None where nothing was compared."""
     bodies: dict[str, list] = {}
     for one in results.comparisons:
+        if one.get("system_b") in results.variants:
+            continue  # of the same model as another one's; results.json has them
         names = [str(one.get(side) or NOTHING) for side in ("system_a", "system_b")]
         head = Cell(" − ".join(names)), Cell(metric_title(str(one.get("metric", ""))))
         bodies.setdefault(str(one.get("benchmark", "")), []).append((*head, *cells(_compared(one))))
@@ -104,7 +108,7 @@ def comparisons(results: Results, looks: dict[str, Look]) -> Table | None:
 
 def diversity(results: Results, looks: dict[str, Look]) -> Table | None:
     """How different the samples of a question are; None where no row tells."""
-    if not any(s.first.get("diversity") for benchmark in results.benchmarks for s in benchmark.systems):
+    if not any(s.first.get("diversity") for benchmark in results.models for s in benchmark.systems):
         return None
     columns = [
         ("between tags", lambda s: _diversity(s, "dissimilarity")),
@@ -116,13 +120,13 @@ def diversity(results: Results, looks: dict[str, Look]) -> Table | None:
         "How different the samples of a question are. Text dissimilarity is 1 − the Jaccard index of runs of four "
         "words: between samples of one round (one per tag), and between samples of one tag."
     )
-    return _by_benchmark("diversity", caption, results, columns, looks)
+    return _by_benchmark("diversity", caption, results.models, columns, looks)
 
 
 def convergence(results: Results, looks: dict[str, Look]) -> Table | None:
     """When the matching settled in training, by system; None where no row tells."""
     found: dict[str, dict] = {}
-    for benchmark in results.benchmarks:
+    for benchmark in results.models:
         for system in benchmark.systems:
             told = system.first.get("convergence")
             if isinstance(told, dict) and isinstance(told.get("assignment_entropy_bits"), dict):
@@ -220,7 +224,7 @@ def _body_name(benchmark: str, results: Results) -> str:
 
 
 def _rate(system: System, key: str) -> str:
-    return percent(*over_seeds(system, metric(key)))
+    return percent(*rate(system, key))
 
 
 def _spread(system: System, key: str, digits: int) -> str:
@@ -241,6 +245,13 @@ def _choice(system: System, name: str) -> str:
     tags = [dig(run, "tag_choice", name, "tag") for run in system.runs]
     named = [str(tag + 1) for tag in tags if isinstance(tag, int)]
     return f"{text} ({', '.join(named)})" if named and text != NOTHING else text
+
+
+def _asked_otherwise(results: Results) -> tuple[tuple[str, str], ...]:
+    """What the names of variants mean, for those that occur."""
+    told = {"_own": "the same model, drawing its own tags", "_every": "the same model, under every tag"}
+    found = [f"{end}: {words}." for end, words in told.items() if any(name.endswith(end) for name in results.variants)]
+    return (("", " ".join(found)),) if found else ()
 
 
 def _of_tag(system: System, tag: int) -> float | None:

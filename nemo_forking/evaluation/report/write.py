@@ -50,6 +50,7 @@ def introduction(results: Results) -> str:
             f"One model, {slots} tags. Every held-out question is answered once under every tag and round; a rule is "
             "how training chose which tag learns which teacher's trace. For a model without tags, and for the rule "
             f"mixed, the slots are {slots} independent samples of one prompt."
+            + (" A policy was reinforced from a rule's model and draws its own tags." if results.policies else "")
         )
     counted = [_counted(len(systems), "system"), _counted(len(results.benchmarks), "benchmark")]
     return f"{counted[0]} on {counted[1]}, {_counted(slots, 'sample')} of every question in a round."
