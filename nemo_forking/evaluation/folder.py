@@ -48,6 +48,8 @@ def load_lines(path: Path) -> list[dict]:
 class Growing:
     """A file of lines under way: what a killed run left, then one line after the other.
 
+    A context manager: leaving it closes the file, by an error too, so that the same process may take it up again.
+
     Attributes:
         lines: key -> line, as far as they are there.
     """
@@ -71,6 +73,12 @@ class Growing:
             parsed = _parse(line, self.partial, number)
             self.lines[key_of(parsed)] = parsed
 
+    def __enter__(self) -> Growing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
     def add(self, line: dict) -> None:
         """Writes one line through to the operating system."""
         self.lines[key_of(line)] = line
@@ -82,7 +90,6 @@ class Growing:
         ordered = [self.lines[key] for key in keys]
         write_aside(self.path, "".join(json.dumps(line) + "\n" for line in ordered))
         self.partial.unlink()
-        self._file.close()
         return ordered
 
     def _lock(self) -> None:

@@ -41,15 +41,15 @@ def grade_samples(
         )
         if path.exists():
             return load_lines(path)
-        growing = Growing(path)
-        todo = {str(number): key for number, key in enumerate(samples) if key not in growing.lines}
-        items = [Item(number, samples[key]["text"], gold[key[0]], key[0]) for number, key in todo.items()]
-        for number, graded in track(grader.stream(items), len(items), progress):
-            question, slot, round_ = key = todo[number]
-            found = {"verdict": graded.verdict, "answer": graded.answer, "note": graded.note}
-            found["route"] = route(samples[key]["text"]) if route else None
-            growing.add({"question": question, "slot": slot, "round": round_, **found})
-    return growing.finish(list(samples))
+        with Growing(path) as growing:
+            todo = {str(number): key for number, key in enumerate(samples) if key not in growing.lines}
+            items = [Item(number, samples[key]["text"], gold[key[0]], key[0]) for number, key in todo.items()]
+            for number, graded in track(grader.stream(items), len(items), progress):
+                question, slot, round_ = key = todo[number]
+                found = {"verdict": graded.verdict, "answer": graded.answer, "note": graded.note}
+                found["route"] = route(samples[key]["text"]) if route else None
+                growing.add({"question": question, "slot": slot, "round": round_, **found})
+            return growing.finish(list(samples))
 
 
 def _forget_others(folder: Path, record: dict) -> None:

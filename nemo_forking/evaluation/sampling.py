@@ -179,13 +179,13 @@ def _collect(engine: Engine, requests: dict[Key, Request], line_of, path: Path, 
     """Runs the requests not yet answered; a line each."""
     if path.exists():
         return _complete(path, len(requests))
-    growing = Growing(path)
     key_by_id = {request.id: key for key, request in requests.items()}
-    there = {requests[key].id for key in growing.lines}
-    for done in track(engine.rest(list(requests.values()), there), len(requests) - len(there), progress):
-        question, slot, round_ = key = key_by_id[done.request_id]
-        growing.add({"question": question, "slot": slot, "round": round_, **line_of(key, done)})
-    return growing.finish(list(requests))
+    with Growing(path) as growing:
+        there = {requests[key].id for key in growing.lines}
+        for done in track(engine.rest(list(requests.values()), there), len(requests) - len(there), progress):
+            question, slot, round_ = key = key_by_id[done.request_id]
+            growing.add({"question": question, "slot": slot, "round": round_, **line_of(key, done)})
+        return growing.finish(list(requests))
 
 
 def _complete(path: Path, expected: int) -> list[dict]:
