@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -140,7 +140,6 @@ def parse(raw: Any, where: str = "results", title: str = "run") -> Results:
     if not isinstance(raw, dict) or not (raw.get("benchmarks") or raw.get("rules")):
         raise UserError(f"{where}: fields 'rules' and 'benchmarks' are missing or empty; run its recipe again")
     study = not raw.get("benchmarks")
-    names = _kind(list, raw, "policy_names", where) if study else []
     return Results(
         title=str(raw.get("experiment") or title),
         study=study,
@@ -149,10 +148,8 @@ def parse(raw: Any, where: str = "results", title: str = "run") -> Results:
         published={k: v for k, v in _kind(dict, raw, "published", where).items() if isinstance(v, str)},
         seconds=_kind(dict, raw, "seconds", where),
         provenance=_kind(dict, raw, "provenance", where),
-        policies=[System(name, _rows(raw.get(name), name, where)) for name in map(str, names)],
-        variants=_variants(_kind(dict, raw, "policies", where), {*names, *_kind(dict, raw, "rules", where)})
-        if study
-        else {},
+        policies=[System(name, _rows(raw.get(name), name, where)) for name in _policy_names(raw, where)],
+        variants=_variants(raw, where),
     )
 
 
@@ -222,21 +219,29 @@ def rate(system: System, key: str) -> tuple[float | None, float | None]:
 
 
 def _held_out(raw: dict, where: str) -> Benchmark:
-    """A study's only benchmark: the rules in their fixed order, the policies, the base model last."""
+    """A study's only benchmark: the rules in their fixed order, the policies, the base model; variants come last."""
     rules = _kind(dict, raw, "rules", where)
-    known = [rule for rule in RULES if rule in rules]
-    systems = [System(rule, _rows(rules[rule], f"rules.{rule}", where)) for rule in [*known, *(rules.keys() - known)]]
+    order = [*(rule for rule in RULES if rule in rules), *(rule for rule in rules if rule not in RULES)]
+    systems = [System(rule, _rows(rules[rule], f"rules.{rule}", where)) for rule in order]
     policies = _kind(dict, raw, "policies", where)
     systems += [System(name, _rows(rows, f"policies.{name}", where)) for name, rows in policies.items()]
     if raw.get(BASE):
         base = raw[BASE] if isinstance(raw[BASE], list) else [raw[BASE]]
         systems.append(System(BASE, _rows(base, BASE, where)))
+    variants = _variants(raw, where)
+    systems.sort(key=lambda system: system.name in variants)
     name = systems[0].first.get("benchmark")
     return Benchmark(name if isinstance(name, str) else HELD_OUT, systems, _kind(dict, raw, "benchmark", where))
 
 
-def _variants(measured: Iterable[str], models: set[str]) -> dict[str, str]:
-    """The systems that are one of the models, asked otherwise than under its own name."""
+def _policy_names(raw: dict, where: str) -> list[str]:
+    return [str(name) for name in _kind(list, raw, "policy_names", where)] if not raw.get("benchmarks") else []
+
+
+def _variants(raw: dict, where: str) -> dict[str, str]:
+    """A study's systems that are one of its models, asked otherwise than under the model's own name."""
+    models = {*_kind(dict, raw, "rules", where), *_policy_names(raw, where)}
+    measured = _kind(dict, raw, "policies", where)
     found = {name: re.sub("_(own|every)$", "", name) for name in measured if name not in models}
     return {name: model for name, model in found.items() if model in models}
 
