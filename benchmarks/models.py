@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer import TransformerConfig
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from nemo_forking.config.schema import ModelConfig
 from nemo_forking.model import cpu, weights
 from nemo_forking.model.gpt import LabelRowsGPT
 from nemo_forking.model.layers import layer_spec
@@ -34,6 +35,25 @@ class Size:
     vocabulary: int
     max_length: int
     dtype: torch.dtype
+
+    def model_config(self) -> ModelConfig:
+        """The same as the project's configuration has it, which counts operations."""
+        return ModelConfig(
+            base=None,
+            num_layers=self.layers,
+            hidden_size=self.hidden,
+            ffn_hidden_size=self.ffn,
+            num_attention_heads=self.heads,
+            num_query_groups=self.groups,
+            head_dim=None,
+            vocab_size=self.vocabulary,
+            rope_theta=ROTARY_BASE,
+            norm_eps=NORM_EPS,
+            tie_embeddings=False,
+            max_length=self.max_length,
+            init_std=0.0,
+            precision="bf16" if self.dtype == torch.bfloat16 else "fp32",
+        )
 
 
 @dataclass
@@ -118,6 +138,7 @@ def read_megatron(size: Size, folder: Path, device: torch.device, chunk: int) ->
         bf16=size.dtype == torch.bfloat16,
         perform_initialization=False,
         use_cpu_initialization=device.type == "cpu",
+        calculate_per_token_loss=True,  # a loss holds its own denominator, the schedule adds none
         vocab_size=size.vocabulary,
         loss_chunk=chunk,
     )
