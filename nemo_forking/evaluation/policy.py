@@ -113,8 +113,12 @@ def per_tag_change(before_QN: np.ndarray, after_QN: np.ndarray, *, seed: int = 0
 
 def _tables(rows: Sequence[Mapping], home: Path) -> list[SampleTable]:
     """The four measurements' samples, questions in one order."""
-    if [row["tags_mode"] for row in rows] != ["own", "every", "own", "every"]:
-        raise ValueError("expected rows of own tags, every tag, own tags, every tag")
+    for row, mode in zip(rows, ("own", "every", "own", "every"), strict=True):
+        if row["tags_mode"] != mode:
+            raise UserError(
+                f"{row.get('system', row['folder'])} was asked with tags={row['tags_mode']}; a policy, and the model it "
+                f"started from, are compared by their own tags and by every tag: here tags={mode} is needed"
+            )
     if len({row["tags"] for row in rows}) > 1:
         raise UserError(f"the policy and the model it started from differ in tags: {[row['tags'] for row in rows]}")
     joined = [sorted(load_joined(home / row["folder"]), key=lambda line: line["question"]) for row in rows]

@@ -209,5 +209,5 @@ def test_rows_that_do_not_belong_together_are_refused(made, tmp_path):
         policy_rows(**rows | {"start_every": other})
     with pytest.raises(UserError, match="differ in tags"):
         policy_rows(**rows | {"start_every": other | {"tags": 6}})
-    with pytest.raises(ValueError, match="own tags, every tag"):
-        policy_rows(**rows | {"chosen": rows["every"]})
+    with pytest.raises(UserError, match="^start was asked with tags=own; .* tags=every is needed"):
+        policy_rows(**rows | {"start_every": rows["start"]})

@@ -197,8 +197,9 @@ def _policies(results: Results, curves: dict[str, list[list[dict]]], looks_of: d
                 "rewards",
                 policy_curves(curves, looks_of),
                 "Reward and tag entropy over the steps of reinforcement learning, a line for every policy",
-                "Thin: every step. Thick: moving average. A line a seed. Left: share of right answers among a step's "
-                "rollouts, on training questions and before the step's update. Right: 0 where a question has one tag.",
+                "Thin: every step. Thick: moving average. A line a seed. Left: mean reward of a step's rollouts on "
+                "training questions, before its update; where every tag was tried, weighted as the policy would draw "
+                "them. Right: 0 nats where every question has one tag that is certain.",
             ),
         ],
     )

@@ -48,7 +48,7 @@ def policy_curves(curves: dict[str, list[list[dict]]], looks: dict[str, Look]) -
         rewards, entropies = figure.subplots(1, 2)
         _lines(rewards, curves, "reward", looks, 100, smoothed=REWARDS)
         rewards.set_title("Reward")
-        rewards.set_ylabel("mean over a step's rollouts, %")
+        rewards.set_ylabel("mean of a step's rollouts, %")
         rewards.set_ylim(0, 103)
         _lines(entropies, curves, "tag_entropy", looks, 1, smoothed=REWARDS)
         entropies.set_title("Entropy of the tags at the fork")
