@@ -116,8 +116,8 @@ def _tables(rows: Sequence[Mapping], home: Path) -> list[SampleTable]:
     for row, mode in zip(rows, ("own", "every", "own", "every"), strict=True):
         if row["tags_mode"] != mode:
             raise UserError(
-                f"{row.get('system', row['folder'])} was asked with tags={row['tags_mode']}; a policy, and the model it "
-                f"started from, are compared by their own tags and by every tag: here tags={mode} is needed"
+                f"{row.get('system', row['folder'])} was asked with tags={row['tags_mode']}; a policy and the model it "
+                f"started from are compared by their own tags and by every tag: here tags={mode} is needed"
             )
     if len({row["tags"] for row in rows}) > 1:
         raise UserError(f"the policy and the model it started from differ in tags: {[row['tags'] for row in rows]}")
