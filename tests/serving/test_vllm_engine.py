@@ -186,6 +186,7 @@ def test_what_the_engines_say_of_themselves(in_process, over_http, checkpoint, v
     described = over_http.describe()
     assert described["replicas"][0]["url"] == vllm_serve.url and described["replicas"][0]["max_model_len"] == 256
     assert described["version"].startswith("vLLM 0.")
+    assert 0 < time.time() - float(over_http.replicas[0].born) < START_SECONDS + 600  # what tells a restart
 
 
 def test_wrong_devices_and_requests_are_named(checkpoint, in_process):
