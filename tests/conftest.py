@@ -1,5 +1,6 @@
 """What every test shares. The environment is set here, before anything imports torch."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # Megatron takes a GPU wherever it sees one
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no warning from every fork
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Forked ranks keep what was imported: a collection would walk all of NeMo's objects, and so copy their pages.
+os.register_at_fork(after_in_child=gc.freeze)
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402

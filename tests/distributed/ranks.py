@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from nemo_forking.files import write_aside
+
 
 def run(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 180.0) -> list[Any]:
     """Call `fn(rank, *args)` on `world` forked ranks of one gloo group and return the results in rank order.
@@ -72,7 +74,7 @@ def _record(error: BaseException, path: Path) -> None:
         pickle.loads(pickle.dumps(error))
     except (pickle.PickleError, TypeError, AttributeError):  # it cannot cross a process border: keep what it said
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    path.write_bytes(pickle.dumps((when, error, text)))
+    write_aside(path, pickle.dumps((when, error, text)))  # whole or not there: this rank may be ended meanwhile
 
 
 def _join(context: mp.ProcessContext, folder: Path, deadline: float) -> None:
