@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import from_words, help_text
+from benchmarks.settings import run
 from nemo_forking.config.evaluation import GradingConfig
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
@@ -190,25 +190,17 @@ def says(correct: bool) -> str:
     return "correct" if correct else "wrong"
 
 
+def against(record: dict[str, Any]) -> str | None:
+    """What is wrong when a disagreement is our fault, or may be."""
+    count = sum(count for right, count in record["answers"]["right"].items() if right not in ("ours", "arguable"))
+    return f"in {count} disagreements the recording is right, or nobody has judged" if count else None
+
+
 def main(words: Sequence[str]) -> int:
     """Run, print the tables and, last, the JSON line; the exit status."""
-    if {"-h", "--help"} & set(words):
-        print(help_text(__doc__, Settings))
-        return 0
     if list(words[:1]) == ["--data"]:
         words = [f"data={''.join(words[1:2])}", *words[2:]]
-    try:
-        record = measure(from_words(Settings, words))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(record)
-    print(json.dumps(record), flush=True)
-    against = sum(count for right, count in record["answers"]["right"].items() if right not in ("ours", "arguable"))
-    if against:
-        print(f"error: in {against} disagreements the recording is right, or nobody has judged", file=sys.stderr)
-        return 1
-    return 0
+    return run(__doc__, Settings, words, measure=measure, show=show, problem=against)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ of each as there are slots. With `data`, every known solution is graded (benchma
 reference solutions. Exits with 1 where a mutant that no test should miss passes.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import from_words, help_text
+from benchmarks.settings import run
 from benchmarks.solutions import Solution, broken, load, mutants
 from nemo_forking.config.evaluation import GradingConfig
 from nemo_forking.config.fields import key
@@ -164,22 +163,15 @@ def show(record: dict[str, Any]) -> None:
         )
 
 
+def missed(record: dict[str, Any]) -> str | None:
+    """What is wrong when a mutant that every test should catch passed."""
+    passed = record.get("broken_missed")
+    return f"mutants passed: {', '.join(passed)}" if passed else None
+
+
 def main(words: Sequence[str]) -> int:
     """Run, print the table and, last, the JSON line; the exit status."""
-    if {"-h", "--help"} & set(words):
-        print(help_text(__doc__, Settings))
-        return 0
-    try:
-        record = measure(from_words(Settings, words))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(record)
-    print(json.dumps(record), flush=True)
-    if record.get("broken_missed"):
-        print(f"error: mutants passed: {', '.join(record['broken_missed'])}", file=sys.stderr)
-        return 1
-    return 0
+    return run(__doc__, Settings, words, measure=measure, show=show, problem=missed)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""A benchmark's settings: a dataclass whose fields are declared as configuration keys are, set by key=value words."""
+"""A benchmark's command line: settings are a dataclass declared as configuration keys are, set by key=value words."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
@@ -11,6 +13,48 @@ import yaml
 from nemo_forking.config.build import Builder
 from nemo_forking.config.fields import describe, hints
 from nemo_forking.errors import UserError
+
+Record = dict[str, Any]
+
+
+def run(
+    about: str,
+    schema: type,
+    words: Sequence[str],
+    *,
+    measure: Callable[[Any], Record],
+    show: Callable[[Record], None],
+    problem: Callable[[Record], str | None],
+    **defaults: Any,
+) -> int:
+    """Measure what the command line's words ask for, show it and, last, print the record as a line of JSON.
+
+    Args:
+        about: what the benchmark does, for --help.
+        schema: its settings.
+        words: of the command line.
+        measure: gives the record of settings; may raise UserError.
+        show: prints the record for people.
+        problem: what is wrong with what was measured; None where nothing is.
+        **defaults: of settings, in place of the schema's.
+
+    Returns:
+        The exit status: 1 where something is wrong, 2 where nothing could be measured.
+    """
+    if {"-h", "--help"} & set(words):
+        print(help_text(about, schema, **defaults))
+        return 0
+    try:
+        record = measure(from_words(schema, words, **defaults))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(record)
+    print(json.dumps(record), flush=True)
+    if wrong := problem(record):
+        print(f"error: {wrong}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def from_words(schema: type, words: Sequence[str], **defaults: Any) -> Any:
