@@ -1,7 +1,7 @@
-"""A whole study from nothing to a report: data, base model, every matching rule from that base, evaluation.
+"""A whole study from nothing to a report: data, base model, every matching rule from that base, policies, evaluation.
 
-    python recipes/reproduce.py experiment=tiny              # the demo: one seed, optimal against random
-    python recipes/reproduce.py experiment=tiny_study        # three seeds, all four rules
+    python recipes/reproduce.py experiment=tiny          # the demo: one seed, optimal against random, GFPO and GRPO
+    python recipes/reproduce.py experiment=tiny_study    # three seeds, all four rules, more policies
 
 Run again, it continues: finished stages are skipped, an unfinished one goes on from its newest checkpoint or sample.
 Everything lies in run.folder; the report is report.html and report.md there, its numbers results.json.
@@ -16,13 +16,17 @@ from rich.console import Console
 
 from nemo_forking.cli import recipe
 from nemo_forking.config import Config, save_resolved, with_overrides
+from nemo_forking.config.policy import PolicyStageConfig
 from nemo_forking.data.prepare import prepare
 from nemo_forking.errors import UserError
+from nemo_forking.evaluation.policy import policy_rows
 from nemo_forking.evaluation.report import print_table, write_report
 from nemo_forking.evaluation.run import evaluate, results_of
 from nemo_forking.files import write_aside
+from nemo_forking.rl.prompts import prepare_prompts
 from nemo_forking.tasks import many_ways
 from nemo_forking.training.launch import check_launch, start_training
+from nemo_forking.training.launch_policy import start_policy
 
 BASE_PROMPT = "{question}\n\n"
 
@@ -42,6 +46,9 @@ def run(config: Config) -> None:
         home = folder / f"seed{seed}"
         systems.append(train_base(config, folder, home, seed))
         systems += [train_rule(config, home, seed, rule) for rule in config.study.rules]
+        systems += [system_of(home / rule, f"{rule}_own", seed, tags="own") for rule in starts(config)]
+        for policy in config.study.policies:
+            systems += train_policy(config, home, seed, policy)
     save_resolved(asked, folder)  # not before: another study's folder is refused on the way here, and keeps its own
     with stage(folder, "evaluation"):
         config = with_overrides(config, {"evaluation.systems": systems})
@@ -52,6 +59,7 @@ def run(config: Config) -> None:
         "experiment": config.run.name,
         "rules": {rule: benchmark["systems"][rule] for rule in config.study.rules},
         "base": benchmark["systems"]["base"],
+        **policies(config, benchmark["systems"], folder),
         "comparisons": evaluated["comparisons"],
         "benchmark": benchmark["describe"],
         "seconds": stage_seconds(folder),
@@ -72,7 +80,12 @@ def generate(config: Config, folder: Path) -> Config:
     with stage(folder, "data"):
         many_ways.make_tokenizer(folder / "tokenizer")
         many_ways.write(
-            source, base=questions.base, train=questions.train, heldout=questions.heldout, seed=config.data.seed
+            source,
+            base=questions.base,
+            train=questions.train,
+            rl=questions.rl if config.study.policies else 0,
+            heldout=questions.heldout,
+            seed=config.data.seed,
         )
         config = with_overrides(
             config,
@@ -84,6 +97,8 @@ def generate(config: Config, folder: Path) -> Config:
         )
         prepare(config.data)
         prepare(base_data(config, folder).data)
+        if config.study.policies:
+            prepare_prompts(config)
     return config
 
 
@@ -115,7 +130,7 @@ def train_base(config: Config, folder: Path, home: Path, seed: int) -> dict:
     trained = with_overrides(base_data(config, folder), changes)
     with stage(folder, trained.run.name):
         start_training(trained)
-    return system_of(trained, "base", tags="none", prompt=BASE_PROMPT)
+    return system_of(home / "base", "base", seed, tags="none", prompt=BASE_PROMPT)
 
 
 def train_rule(config: Config, home: Path, seed: int, rule: str) -> dict:
@@ -131,14 +146,54 @@ def train_rule(config: Config, home: Path, seed: int, rule: str) -> dict:
     trained = with_overrides(config, changes)
     with stage(home.parent, trained.run.name):
         start_training(trained)
-    return system_of(trained, rule, tags={"none": "none", "mixed": "one"}.get(rule, "every"))
+    tags = {"none": "none", "mixed": "one"}.get(rule, "every")
+    return system_of(home / rule, rule, seed, tags=tags, one_tag=config.matching.mixed_tag)
 
 
-def system_of(trained: Config, name: str, **asked: str) -> dict:
+def train_policy(config: Config, home: Path, seed: int, policy: PolicyStageConfig) -> list[dict]:
+    """GFPO (scope tag) or GRPO (all) from a rule's model; two items of evaluation.systems: its own tag, every tag."""
+    settings = config.study.policy
+    changes = {
+        "run.name": f"{policy.name}-seed{seed}",
+        "run.folder": str(home / policy.name),
+        "run.seed": seed,
+        "model.base": str(home / policy.rule / "model"),
+        "policy.scope": policy.scope,
+        "rollout.tags": policy.tags,
+        "rollout.reuse": policy.reuse,
+        "batch.questions": settings.questions,
+        "optim.lr": policy.lr,
+        "optim.body_lr": policy.body_lr,
+        "optim.min_lr": 0.0,
+        "trainer.max_steps": settings.max_steps,
+    }
+    trained = with_overrides(config, changes)
+    with stage(home.parent, trained.run.name):
+        start_policy(trained)
+    own = system_of(home / policy.name, policy.name, seed, tags="own")
+    return [own, system_of(home / policy.name, f"{policy.name}_every", seed, tags="every")]
+
+
+def starts(config: Config) -> list[str]:
+    """The rules whose models some policy starts from."""
+    return list(dict.fromkeys(policy.rule for policy in config.study.policies))
+
+
+def system_of(run: Path, name: str, seed: int, **asked: str | int) -> dict:
     """A trained model as an item of evaluation.systems."""
-    run = trained.run.folder
-    one_tag = trained.matching.mixed_tag
-    return {"name": name, "model": f"{run}/model", "run": run, "seed": trained.run.seed, "one_tag": one_tag, **asked}
+    return {"name": name, "model": f"{run}/model", "run": str(run), "seed": seed, **asked}
+
+
+def policies(config: Config, systems: dict[str, list[dict]], home: Path) -> dict:
+    """What results.json says of the reinforced models: a row a seed under each one's name, and their measurements."""
+    found = {}
+    for policy in config.study.policies:
+        names = (policy.name, f"{policy.name}_every", f"{policy.rule}_own", policy.rule)
+        rows = zip(*(systems[name] for name in names), strict=True)  # a row a seed, in the seeds' order
+        found[policy.name] = [policy_rows(*four, home=home) for four in rows]
+    asked = [f"{rule}_own" for rule in starts(config)]
+    asked += [name for policy in config.study.policies for name in (policy.name, f"{policy.name}_every")]
+    return found | {"policy_names": list(found), "policies": {name: systems[name] for name in asked}}
 
 
 # ---------------------------------------------------------------- clock

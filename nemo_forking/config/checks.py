@@ -10,7 +10,9 @@ from pathlib import Path
 
 from nemo_forking.config.schema import INJECTIVE, Config
 
-RESULTS_KEYS = ("experiment", "rules", "base", "comparisons", "benchmark", "seconds", "provenance")  # of a study
+RESULTS_KEYS = (
+    "experiment rules base comparisons benchmark seconds provenance policies policy_names".split()
+)  # a study's
 
 SAME_IN_BASE = {  # key of ours -> key of a Hugging Face config.json
     "num_layers": "num_hidden_layers",
@@ -166,9 +168,9 @@ def _study(config: Config) -> Iterator[str]:
         if len(set(values)) < len(values):
             yield f"study.{name}={list(values)} names one twice"
     for place, stage in enumerate(study.policies):
+        if stage.rule not in INJECTIVE:
+            yield f"study.policies.{place}.rule={stage.rule} has no tags to choose from; take {', '.join(INJECTIVE)}"
         if stage.rule not in study.rules:
             yield f"study.policies.{place}.rule={stage.rule} is not among study.rules={list(study.rules)}"
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", stage.name) or stage.name in RESULTS_KEYS:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", stage.name) or stage.name in (*RESULTS_KEYS, *study.rules):
             yield f"study.policies.{place}.name={stage.name!r}: small letters, digits and '_', and no other key's name"
-        if stage.scope not in study.policy.lr:
-            yield f"study.policy.lr has no value for scope {stage.scope}"

@@ -55,7 +55,6 @@ class PolicyStudyConfig:
 
     max_steps: int = key("optimizer steps", at_least=1)
     questions: int = key("questions of a step", at_least=1)
-    lr: dict[str, float] = key("peak learning rate by scope (tag, all)", above=0)
 
 
 @dataclass(frozen=True)
@@ -65,4 +64,7 @@ class PolicyStageConfig:
     name: str = key("row of the tables, and its key in results.json")
     rule: str = key("the matching rule whose model it starts from")
     scope: Literal["tag", "all"] = key("as policy.scope")
+    tags: Literal["drawn", "every"] = key("as rollout.tags")
+    lr: float = key("as optim.lr", above=0)
+    body_lr: float = key("as optim.body_lr", default=1.0, at_least=0)
     reuse: int = key("as rollout.reuse", default=0, at_least=0)

@@ -127,6 +127,7 @@ class OptimConfig:
 
     lr: float = key("peak learning rate", above=0)
     min_lr: float = key("learning rate at the last step", at_least=0)
+    body_lr: float = key("learning rate of all but the output layer, as a multiple of lr", at_least=0)
     warmup_fraction: float = key("share of the steps that warm up", at_least=0, below=1)
     weight_decay: float = key("decoupled weight decay", at_least=0)
     beta1: float = key("decay of the first moment", at_least=0, below=1)

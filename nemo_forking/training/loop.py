@@ -90,7 +90,7 @@ class Loop(pl.Callback):
             warmup_fraction=o.warmup_fraction,
         )
         for group in trainer.strategy.optimizers[0].param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group.get("lr_mult", group.get("pre_lr_mult"))  # NeMo renames it
 
     def begin(self, step: MegatronStep) -> MegatronStep:
         """The step over our own micro-batches (called by StepSampler)."""

@@ -57,7 +57,7 @@ class PolicyLoop(Loop):
         learnt, sums = self.learnt, self.loss.statistics()
         record = {
             "batch": learnt.number + 1,
-            **batch_record(learnt.batch, learnt.number, learnt.drawn),
+            **batch_record(learnt.batch, learnt.number, learnt.drawn, every=self.config.rollout.tags == "every"),
             "questions_skipped": learnt.update.skipped,
             **objective_record(sums, bool(self.config.policy.kl_weight)),
             "tokens": sum(row.length for row in learnt.update.rows),
@@ -78,15 +78,22 @@ class PolicyLoop(Loop):
             self.step.collector.close()
 
 
-def batch_record(batch: Batch, number: int, drawn: bool) -> dict:
-    """What a batch of rollouts tells: rewards and lengths of those that count, and the policy's choice of tags."""
+def batch_record(batch: Batch, number: int, drawn: bool, *, every: bool) -> dict:
+    """What a batch of rollouts tells: rewards and lengths of those that count, and the policy's choice of tags.
+
+    Args:
+        batch: the rollouts.
+        number: of the batch, from 0.
+        drawn: whether the rollouts were made for this update; later ones on the same batch count none.
+        every: all tags were tried alike, so that the policy's reward is the mean by its own probabilities.
+    """
     probability_QN = _among_tags(batch.logprob_QN)
     n_tags, counted_QG, fresh_Q = probability_QN.shape[1], batch.counted_QG, batch.drawn_at_Q == number
     kinds = np.array(batch.kinds)
     reward_QN, tried_QN = tag_means(batch.reward_QG, batch.tag_QG, n_tags, counted_QG)
     entropy_Q = -(probability_QN * np.log(np.maximum(probability_QN, 1e-300))).sum(1)
     return {
-        "reward": _mean(batch.reward_QG[counted_QG]),
+        "reward": _expected(reward_QN, probability_QN * tried_QN) if every else _mean(batch.reward_QG[counted_QG]),
         "reward_tags": [_mean(reward_QN[tried_QN[:, n], n]) for n in range(n_tags)],
         "tag_probability": probability_QN.mean(0).tolist(),
         "tag_probability_kinds": {str(k): probability_QN[kinds == k].mean(0).tolist() for k in sorted(set(kinds))},
@@ -109,6 +116,12 @@ def objective_record(sums: dict[str, float], with_reference: bool) -> dict:
 def _among_tags(logprob_QN: np.ndarray) -> np.ndarray:
     share_QN = np.exp(logprob_QN - logprob_QN.max(1, keepdims=True))
     return share_QN / share_QN.sum(1, keepdims=True)
+
+
+def _expected(reward_QN: np.ndarray, weight_QN: np.ndarray) -> float | None:
+    """Mean over questions of the mean reward by weight; questions without any are left out."""
+    total_Q = weight_QN.sum(1)
+    return _mean((reward_QN * weight_QN).sum(1)[total_Q > 0] / total_Q[total_Q > 0])
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -176,6 +176,8 @@ def model_config(config: Config) -> ForkingQwen2Config:
 def optimizer(config: Config) -> WeightedOptimizer:
     """Adam on Megatron; the learning rate is set by the loop before every step."""
     o, bf16 = config.optim, config.model.precision == "bf16"
+    tied = ("embedding.word_embeddings.weight",) if config.model.tie_embeddings else ()
+    output_layer = ("output_layer.weight", *tied)
     return WeightedOptimizer(
         OptimizerConfig(
             optimizer="adam",
@@ -190,7 +192,9 @@ def optimizer(config: Config) -> WeightedOptimizer:
             params_dtype=torch.bfloat16 if bf16 else torch.float32,
             use_distributed_optimizer=config.layout.distributed_optimizer,
             overlap_param_gather=config.layout.overlap_param_gather,
-        )
+        ),
+        scale_lr_cond=lambda name, param: not name.endswith(output_layer),
+        lr_mult=o.body_lr,
     )
 
 

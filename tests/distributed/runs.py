@@ -159,6 +159,7 @@ def tiny(ground: Ground, folder: Path, changes: Mapping[str, Any] | None = None)
         "optim": {
             "lr": 1000.0,
             "min_lr": 1000.0,
+            "body_lr": 1.0,
             "warmup_fraction": 0.0,
             "weight_decay": 0.0,
             "beta1": 0.0,

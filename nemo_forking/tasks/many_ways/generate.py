@@ -51,11 +51,16 @@ def generate(count: int, seed: int, split: str = "train") -> Iterator[dict]:
         }
 
 
-def write(folder: str | Path, *, base: int, train: int, heldout: int, seed: int) -> None:
-    """Write base.jsonl, train.jsonl and heldout.jsonl, of the given numbers of questions, to `folder`."""
-    for split, count in (("base", base), ("train", train), ("heldout", heldout)):
-        lines = "".join(json.dumps(row) + "\n" for row in generate(count, seed, split))
-        write_aside(Path(folder) / f"{split}.jsonl", lines)
+def write(folder: str | Path, *, base: int, train: int, heldout: int, seed: int, rl: int = 0) -> None:
+    """Write base.jsonl, train.jsonl and heldout.jsonl, of the given numbers of questions, to `folder`.
+
+    And rl.jsonl, where it is asked for: the questions of the split `train` that follow the ones in train.jsonl.
+    """
+    learning = list(generate(train + rl, seed, "train"))
+    rows = {"base": generate(base, seed, "base"), "train": learning[:train]}
+    rows |= {"heldout": generate(heldout, seed, "heldout")} | ({"rl": learning[train:]} if rl else {})
+    for name, some in rows.items():
+        write_aside(Path(folder) / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in some))
 
 
 def _new_question(rng: random.Random, kind: str, split: str, seen: set[Question]) -> Question:
