@@ -5,6 +5,7 @@ tokens. Shape letters: Q questions, N tags, M traces, T tokens, V vocabulary.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen2ForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from nemo_forking.config import Config
 from nemo_forking.data.token_file import Question, TokenFile
@@ -49,12 +51,8 @@ class Reference:
         self.model = Qwen2ForCausalLM.from_pretrained(config.model.base, dtype=torch.float32)
         if tags.spelling == "special":
             self._initialise_tags()
-        self.model.double()
-        o = config.optim
-        matrices = [p for p in self.model.parameters() if p.dim() > 1]
-        vectors = [p for p in self.model.parameters() if p.dim() == 1]  # norms and biases: no weight decay
-        groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)
+        in_float64(self.model)
+        self.optimizer = Optimizer(self.model, config)
 
     @torch.no_grad()
     def _initialise_tags(self) -> None:
@@ -80,13 +78,11 @@ class Reference:
         if sigma_QM is None:
             sigma_QM = np.array([best_injection(cost_NM) for cost_NM in cost_QNM])
         loss = self.loss(questions, sigma_QM)
-        self.adam.zero_grad()
+        self.model.zero_grad()
         loss.backward()
         gradients = {name: p.grad.numpy().copy() for name, p in self.model.named_parameters()}
-        clip = self.config.optim.clip_grad
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip or float("inf"))
-        self._move(number + 1)
-        return DenseStep(loss.item(), norm.item(), cost_QNM, sigma_QM, gradients)
+        norm = self.optimizer.step(number + 1)
+        return DenseStep(loss.item(), norm, cost_QNM, sigma_QM, gradients)
 
     @torch.no_grad()
     def costs(self, questions: list[Question]) -> np.ndarray:
@@ -120,13 +116,45 @@ class Reference:
         first = len(prompt) + (0 if include_tag else len(tag))
         return F.cross_entropy(logits_TV[first - 1 : -1], ids[first:], reduction="none")
 
-    def _move(self, step: int) -> None:
-        o = self.config.optim
+
+def in_float64(model: Qwen2ForCausalLM) -> Qwen2ForCausalLM:
+    """The model with everything in float64: transformers' norms would round to float32 inside."""
+    for module in model.double().modules():
+        if isinstance(module, Qwen2RMSNorm):
+            module.forward = partial(_norm, module)
+    return model
+
+
+def _norm(norm: Qwen2RMSNorm, x: Tensor) -> Tensor:
+    return norm.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+
+
+class Optimizer:
+    """Clipping, the learning rate's schedule and AdamW."""
+
+    def __init__(self, model: torch.nn.Module, config: Config):
+        self.model, self.config, o = model, config, config.optim
+        output = model.get_output_embeddings().weight  # the embedding too, where they are tied
+        groups = [  # norms and biases: no weight decay
+            {
+                "params": [p for p in model.parameters() if (p is output) == learns_fully and (p.dim() > 1) == decays],
+                "weight_decay": o.weight_decay * decays,
+                "share": 1.0 if learns_fully else o.body_lr,
+            }
+            for learns_fully in (True, False)
+            for decays in (True, False)
+        ]
+        self.adam = torch.optim.AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)
+
+    def step(self, number: int) -> float:
+        """Move the weights by their gradients; `number` from 1. Returns the gradient's norm before clipping."""
+        o, steps = self.config.optim, self.config.trainer.max_steps
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), o.clip_grad or float("inf"))
+        rate = learning_rate(number, peak=o.lr, floor=o.min_lr, steps=steps, warmup_fraction=o.warmup_fraction)
         for group in self.adam.param_groups:
-            group["lr"] = learning_rate(
-                step, peak=o.lr, floor=o.min_lr, steps=self.config.trainer.max_steps, warmup_fraction=o.warmup_fraction
-            )
+            group["lr"] = rate * group["share"]
         self.adam.step()
+        return norm.item()
 
 
 def best_injection(cost_NM: np.ndarray) -> np.ndarray:

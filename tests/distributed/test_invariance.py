@@ -148,13 +148,18 @@ def compare(config: Config, ranks: list[list[Step]], steps: list[reference.Dense
                 np.testing.assert_allclose(got.loss, wanted.loss, rtol=tolerance)
                 if config.matching.rule == "optimal":
                     np.testing.assert_allclose(got.cost_QNM, wanted.cost_QNM, rtol=tolerance)
-    start, got = weights(Path(config.model.base)), weights(Path(config.run.folder) / "model")
     tags = slice(98, 98 + config.tags.count)  # their rows do not start from the base's
+    compare_weights(config, end, len(steps), (tags, slice(98)))
+
+
+def compare_weights(config: Config, end: dict, steps: int, parts: tuple[slice, ...]) -> None:
+    """How far every weight has moved from the base's; matrices of vocabulary rows part by part."""
+    start, got = weights(Path(config.model.base)), weights(Path(config.run.folder) / "model")
     assert set(got) == set(start)
     for name, tensor in got.items():
         before = start[name].double().numpy()
         moved, expected = tensor.double().numpy() - before, end[name] - before
-        for part in (tags, slice(98)) if len(before) == config.model.vocab_size else (slice(None),):
+        for part in parts if len(before) == config.model.vocab_size else (slice(None),):
             error = np.linalg.norm(moved[part] - expected[part])
-            rounding = len(steps) * 2**-24 * np.linalg.norm(end[name][part])  # each step's, of a float32 weight
+            rounding = steps * 2**-24 * np.linalg.norm(end[name][part])  # each step's, of a float32 weight
             assert error <= 1e-4 * np.linalg.norm(expected[part]) + rounding, name
