@@ -132,7 +132,7 @@ def plain_gfpo(model: nn.Module, given: Rollouts, every: bool) -> None:
     model.zero_grad(set_to_none=False)
     for q, prompt in enumerate(given.prompts):
         ids_1T, tag_G, reward_G = _on(model, prompt[None], given.batch.tag_QG[q], given.batch.reward_QG[q])
-        logit_V = model(ids_1T, use_cache=False, logits_to_keep=1).logits[0, -1]
+        logit_V = model(ids_1T, attention_mask=_all(ids_1T), use_cache=False, logits_to_keep=1).logits[0, -1]
         logprob_N = logit_V[list(given.tags.fork_ids)].float().log_softmax(-1)
         p_N = logprob_N.detach().exp()
         if every:
@@ -157,10 +157,16 @@ def plain_grpo(model: nn.Module, given: Rollouts, rows: int) -> None:
         for ids_BT, counted_BT, advantage_B in zip(
             *(table.split(rows) for table in (ids_GT, counted_GT, _advantage(reward_G))), strict=True
         ):
-            logits_BTV = model(ids_BT[:, :-1], use_cache=False).logits.float()
+            read_BT = ids_BT[:, :-1]
+            logits_BTV = model(read_BT, attention_mask=_all(read_BT), use_cache=False).logits.float()
             nll_BT = F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none")
             gain_BT = _clipped_gain(-nll_BT.view_as(counted_BT), advantage_B[:, None])
             (-(gain_BT * counted_BT).sum() / counted).backward()
+
+
+def _all(ids_BT: Tensor) -> Tensor:
+    """A mask that hides nothing. Without one transformers makes a mask [T, T], for which torch has slower attention."""
+    return torch.ones_like(ids_BT)
 
 
 def _clipped_gain(logprob: Tensor, advantage: Tensor) -> Tensor:
