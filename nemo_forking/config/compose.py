@@ -96,6 +96,7 @@ def compose_values(overrides: Sequence[str], conf: Path = CONF) -> Composition:
         _refuse_unchosen(values, choices)
         _apply(tree, values, marks)
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=False)
+        plain = {group: {} for group in SEVERAL} | plain  # [] chooses none of them
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(_broken_file(conf) or f"configuration: {_first_line(error)}") from error
     except (HydraException, OmegaConfBaseException) as error:

@@ -23,7 +23,7 @@ import numpy as np
 
 from nemo_forking.config import Config
 from nemo_forking.config.evaluation import SystemConfig
-from nemo_forking.engines import Engine, request_seed
+from nemo_forking.engines import request_seed
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation.folder import SAMPLES, load_lines
 from nemo_forking.evaluation.measure import System
@@ -104,6 +104,14 @@ class Collector:
         fork = self._fork(number)
         return len(fork["reused"]) < len(fork["questions"]) and not (self.folder(number) / SAMPLES).exists()
 
+    def refresh(self, number: int) -> None:
+        """Has the engine load the batch's weights from `policy_folder`, and deletes older ones."""
+        folder = self.policy_folder(number)
+        self._system().engine().refresh(folder)
+        for old in folder.parent.iterdir():
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
     def roll_out(self, number: int, asked: Sequence[Asked]) -> Batch:
         """Completes and grades what is missing; the whole batch.
 
@@ -117,7 +125,7 @@ class Collector:
         if fresh:
             prompts = [asked[row].prompt for row in fresh]
             rollouts = roll_out(
-                lambda: self._engine(number),
+                self._system().engine,
                 lambda: open_graders({one.id: one.answer for one in prompts}, self.config.evaluation.grading),
                 {one.id: asked[row].ids.tolist() for row, one in zip(fresh, prompts, strict=True)},
                 {one.id: one.gold for one in prompts},
@@ -163,15 +171,6 @@ class Collector:
         if self.system is None:
             self.system = System(self.config, SystemConfig(model=self.config.model.base))
         return self.system
-
-    def _engine(self, number: int) -> Engine:
-        """The engine with the batch's weights; older ones are deleted."""
-        engine, folder = self._system().engine(), self.policy_folder(number)
-        engine.refresh(folder)
-        for old in self.policy_folder(0).parent.iterdir():
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
-        return engine
 
     def _fork(self, number: int) -> dict | None:
         file = self.folder(number) / FORK

@@ -49,12 +49,17 @@ def run_ranks(module: str, function: str, config: Config) -> None:
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     with quiet.imports():
         train = getattr(importlib.import_module(module), function)
-    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:
+    if is_first_rank():
         save_resolved(config, config.run.folder)
     if launched:
         train(config)
     else:
         fork_ranks(train, config.layout.processes, config)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the first, or the only one."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
 
 
 def check_launch(config: Config) -> bool:

@@ -15,7 +15,7 @@ from nemo_forking.rewards.several import open_graders
 from nemo_forking.rl.batches import questions_of_batch
 from nemo_forking.rl.prompts import Prompt, load_prompts
 from nemo_forking.training.identity import finished, policy_identity
-from nemo_forking.training.launch import run_ranks
+from nemo_forking.training.launch import is_first_rank, run_ranks
 
 
 def start_policy(config: Config) -> None:
@@ -36,9 +36,17 @@ def start_policy(config: Config) -> None:
         )
     if finished(config, policy_identity(config, prompts_hash)):
         return
-    System(config, SystemConfig(model=config.model.base))
-    open_graders({prompt.id: prompt.answer for prompt in prompts}, config.evaluation.grading).close()
+    if is_first_rank():
+        check_engine_and_grader(config, prompts)
     run_ranks("nemo_forking.training.policy", "train_policy", config)
+
+
+def check_engine_and_grader(config: Config, prompts: list[Prompt]) -> None:
+    """Refuse a model without weights or tags, servers that do not answer, and graders that cannot work here."""
+    with System(config, SystemConfig(model=config.model.base)) as system:
+        if config.engine.name == "server":  # the others would load the model
+            system.engine()
+    open_graders({prompt.id: prompt.answer for prompt in prompts}, config.evaluation.grading).close()
 
 
 def check_prompts_fit(config: Config, prompts: list[Prompt]) -> None:

@@ -110,6 +110,7 @@ class PolicyStep:
         with self._clock("refit"):
             if self._from_rank_0(lambda: collector.needs_engine(number)):
                 self.export(collector.policy_folder(number))
+                self._from_rank_0(lambda: collector.refresh(number))
         with self._clock("rollout"):
             return self._from_rank_0(lambda: collector.roll_out(number, asked))
 
