@@ -3,7 +3,7 @@
 Every replica pulls requests as it finishes them, so a fast one does more. A request that failed at one replica goes to
 another first. A replica that failed rests for a while, longer each time it fails again, and must pass a probe before
 it is sent anything more; after too many failures in a row it is dropped, what it had goes to the others, and it is
-probed again from time to time.
+probed again from time to time. A request that failed at one replica counts against no other: it may be the culprit.
 """
 
 from __future__ import annotations
@@ -186,8 +186,11 @@ class Dispatch:
             try:
                 completion = await replica.complete(job.request)
             except Trouble as trouble:
+                suspect = job.failed_at <= {replica.url}  # else the job failed elsewhere too: a probe will tell
                 self.jobs.fail(job, replica.url, trouble, self.retries)
-                self._note(replica, trouble, failures)
+                replica.well = False
+                if suspect:
+                    self._note(replica, trouble, failures)
             except asyncio.CancelledError:
                 self.jobs.put_back(job)
                 raise
