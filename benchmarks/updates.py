@@ -83,7 +83,7 @@ def random_rollouts(
 
 def gfpo(given: Rollouts, every: bool) -> Update:
     """GFPO's rows and objective: of the drawn tags, or of the expectation over every tag."""
-    return tag_update(_policy("tag"), given.batch, given.prompts, given.tags, every=every)
+    return tag_update(_policy("tag"), given.batch, given.prompts, given.tags, number=0, every=every)
 
 
 def grpo(given: Rollouts) -> Update:

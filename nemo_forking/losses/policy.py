@@ -121,11 +121,12 @@ def expected_loss(
     log_ratio_QN = held(counted(logprob_QN, possible_QN) - counted(old_QN, possible_QN))
     gain_QN, low_QN, high_QN = _clipped(log_ratio_QN, advantage_QN, clip)
     cost_QN = -p_old_QN * gain_QN
+    share_QN = p_old_QN / p_old_QN.sum(-1, keepdim=True).clamp(min=torch.finfo(p_old_QN.dtype).tiny)
     statistics = {
         "count": counts_Q1,
-        "clipped_low": p_old_QN * low_QN,
-        "clipped_high": p_old_QN * high_QN,
-        "ratio": p_old_QN * log_ratio_QN.exp(),
+        "clipped_low": share_QN * low_QN,
+        "clipped_high": share_QN * high_QN,
+        "ratio": share_QN * log_ratio_QN.exp(),
         "kl_old": counted(divergence(old_QN, logprob_QN), counts_Q1),
     }
     if reference_logprob_QN is not None:

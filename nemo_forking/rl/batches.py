@@ -33,6 +33,12 @@ def questions_of_batch(count: int, seed: int, batch: int, questions: int) -> lis
     return epoch_order(count, seed, epoch)[place * questions : (place + 1) * questions].tolist()
 
 
+def tag_probabilities(logprob_QN: np.ndarray) -> np.ndarray:
+    """Probabilities among the tags, from log-probabilities over the whole vocabulary."""
+    share_QN = np.exp(logprob_QN - logprob_QN.max(1, keepdims=True))
+    return share_QN / share_QN.sum(1, keepdims=True)
+
+
 @dataclass(frozen=True)
 class Batch:
     """The tables of a batch of rollouts, the same on every rank.

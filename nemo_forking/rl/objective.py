@@ -10,7 +10,7 @@ micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class TagObjective:
         logprob_QN: of the tags over the whole vocabulary when the rollouts were drawn.
         advantage: [Q, G] of drawn tags, or [Q, N] where every tag was tried.
         denominator: counted rollouts of the batch, or its questions where every tag was tried.
+        fresh_Q: True where the policy is still the one of `logprob_QN`: there the ratio is 1 by construction, and no
+            rounding of another pass can clip it.
         tag_QG: the drawn tags; None where every tag was tried: then the loss is the expectation over the tags.
         counted_QG: rollouts that count; None for all.
         reference_QN: the reference's log-probabilities over the whole vocabulary; None without KL.
@@ -56,6 +58,7 @@ class TagObjective:
     logprob_QN: np.ndarray
     advantage: np.ndarray
     denominator: float
+    fresh_Q: np.ndarray
     tag_QG: np.ndarray | None = None
     counted_QG: np.ndarray | None = None
     reference_QN: np.ndarray | None = None
@@ -70,7 +73,8 @@ class TagObjective:
             return torch.from_numpy(np.asarray(table)[question_F]).to(device)
 
         logprob_FN = self._supported(-nll_L.view(-1, n_tags))
-        old_FN = self._supported(of(self.logprob_QN))
+        fresh_F1 = of(self.fresh_Q)[:, None]
+        old_FN = torch.where(fresh_F1, logprob_FN.detach(), self._supported(of(self.logprob_QN)))
         reference_FN = None if self.reference_QN is None else self._supported(of(self.reference_QN))
         shared = {
             "clip": Clip(self.policy.clip_low, self.policy.clip_high),
@@ -102,6 +106,10 @@ class TagObjective:
                 denominator=len(self.logprob_QN),
             )
         return loss, statistics | tag_statistics(logprob_FN, old_FN, ones_F)
+
+    def after_an_update(self) -> TagObjective:
+        """The same on a policy that has moved."""
+        return replace(self, fresh_Q=np.zeros_like(self.fresh_Q))
 
     def _supported(self, logprob_FN: Tensor) -> Tensor:
         """Among the tags, where that is the support."""

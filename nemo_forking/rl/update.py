@@ -15,7 +15,7 @@ import numpy as np
 from nemo_forking.config.policy import PolicyConfig
 from nemo_forking.data.batches import Row
 from nemo_forking.rl.advantage import Advantages, group_advantages, tag_advantages, tag_means
-from nemo_forking.rl.batches import Batch
+from nemo_forking.rl.batches import Batch, tag_probabilities
 from nemo_forking.rl.objective import TagObjective, TokenObjective
 from nemo_forking.rl.rows import fork_rows, rollout_rows, weighted
 from nemo_forking.tags import Tags
@@ -42,6 +42,7 @@ def tag_update(
     prompts: Sequence[np.ndarray],
     tags: Tags,
     *,
+    number: int,
     every: bool,
     reference_QN: np.ndarray | None = None,
 ) -> Update:
@@ -52,15 +53,20 @@ def tag_update(
         batch: the rollouts.
         prompts: ids of the batch's questions.
         tags: the tags.
+        number: of the batch; questions drawn in it were drawn by the present policy.
         every: every tag was tried, so that the loss is the expectation over them; else tags were drawn.
         reference_QN: the reference's log-probabilities of the tags over the whole vocabulary; None without KL.
     """
     if every:
         reward_QN, tried_QN = tag_means(batch.reward_QG, batch.tag_QG, tags.count, batch.counted_QG)
-        chance_QN = np.exp(batch.logprob_QN)  # renormalised over the tags tried
-        advantages = tag_advantages(reward_QN, chance_QN, tried_QN, scale=policy.advantage)
+        advantages = tag_advantages(reward_QN, tag_probabilities(batch.logprob_QN), tried_QN, scale=policy.advantage)
         objective = TagObjective(
-            policy, batch.logprob_QN, advantages.value, float(len(prompts)), reference_QN=reference_QN
+            policy,
+            batch.logprob_QN,
+            advantages.value,
+            denominator=float(len(prompts)),
+            fresh_Q=np.ones(len(prompts), dtype=bool),
+            reference_QN=reference_QN,
         )
     else:
         advantages = group_advantages(batch.reward_QG, batch.counted_QG, scale=policy.advantage)
@@ -68,10 +74,11 @@ def tag_update(
             policy,
             batch.behaviour_QN,
             advantages.value,
-            _at_least_one(batch.counted_QG.sum()),
-            batch.tag_QG,
-            batch.counted_QG,
-            reference_QN,
+            denominator=max(float(batch.counted_QG.sum()), 1.0),
+            fresh_Q=batch.drawn_at_Q == number,
+            tag_QG=batch.tag_QG,
+            counted_QG=batch.counted_QG,
+            reference_QN=reference_QN,
         )
     regularised = policy.kl_weight or policy.entropy_weight
     taught = np.flatnonzero(advantages.kept_Q | bool(regularised))
@@ -110,7 +117,3 @@ def token_update(
     taught_R = counted_R & (np.repeat(advantages.kept_Q, group) | bool(policy.kl_weight))
     objective = TokenObjective(policy, advantages.value.ravel(), denominator)
     return Update([rows[r] for r in np.flatnonzero(taught_R)] or rows[:1], objective, advantages.skipped)
-
-
-def _at_least_one(count: float) -> float:
-    return max(float(count), 1.0)

@@ -11,7 +11,7 @@ from nemo.lightning.megatron_parallel import MegatronParallel
 from nemo_forking.model import weights
 from nemo_forking.model.policy import PolicyLoss
 from nemo_forking.rl.advantage import tag_means
-from nemo_forking.rl.batches import Batch
+from nemo_forking.rl.batches import Batch, tag_probabilities
 from nemo_forking.training.checkpoint import unwrapped
 from nemo_forking.training.loop import Loop
 from nemo_forking.training.passes import Pass
@@ -67,8 +67,9 @@ class PolicyLoop(Loop):
 
     def line(self, record: dict) -> list[str]:
         """How much is right, and how sure the choice is."""
-        skipped = record["questions_skipped"]
-        parts = [f"reward {record['reward']:.3f}", f"H(tag) {record['tag_entropy']:.3f} nat", f"skipped {skipped}"]
+        reward = "none counted" if record["reward"] is None else f"{record['reward']:.3f}"
+        parts = [f"reward {reward}", f"H(tag) {record['tag_entropy']:.3f} nat"]
+        parts.append(f"skipped {record['questions_skipped']}")
         return parts + [f"clipped {record['clipped_low'] + record['clipped_high']:.0%}"]
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
@@ -87,7 +88,7 @@ def batch_record(batch: Batch, number: int, drawn: bool, *, every: bool) -> dict
         drawn: whether the rollouts were made for this update; later ones on the same batch count none.
         every: all tags were tried alike, so that the policy's reward is the mean by its own probabilities.
     """
-    probability_QN = _among_tags(batch.logprob_QN)
+    probability_QN = tag_probabilities(batch.logprob_QN)
     n_tags, counted_QG, fresh_Q = probability_QN.shape[1], batch.counted_QG, batch.drawn_at_Q == number
     kinds = np.array(batch.kinds)
     reward_QN, tried_QN = tag_means(batch.reward_QG, batch.tag_QG, n_tags, counted_QG)
@@ -111,11 +112,6 @@ def objective_record(sums: dict[str, float], with_reference: bool) -> dict:
     count = max(sums["count"], 1.0)
     shares = {name: sums[name] / count for name in ("clipped_low", "clipped_high", "ratio", "kl_old")}
     return shares | {"kl_reference": sums["kl_reference"] / count if with_reference else None}
-
-
-def _among_tags(logprob_QN: np.ndarray) -> np.ndarray:
-    share_QN = np.exp(logprob_QN - logprob_QN.max(1, keepdims=True))
-    return share_QN / share_QN.sum(1, keepdims=True)
 
 
 def _expected(reward_QN: np.ndarray, weight_QN: np.ndarray) -> float | None:

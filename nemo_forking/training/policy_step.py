@@ -87,6 +87,8 @@ class PolicyStep:
                 self.update = self._plan(chunks, number)
             self.share = make_pass(self.update.rows, pass_layout(self.config))
             self.objective = self._with_old(chunks, self.update.objective)
+        elif self.config.policy.scope == "tag":
+            self.objective = self.objective.after_an_update()
         scored = fork_rows([one.ids for one in self.asked_now], self.tags) if update == 0 else []
         flops = step_flops(self.config.model, scored, self.update.rows)
         learnt = Learnt(number, self.batch, self.update, update == 0, flops, self.seconds)
@@ -126,7 +128,7 @@ class PolicyStep:
             with self.reference.in_place(chunks):
                 reference_QN = self._tag_logprobs(chunks)
         every = self.config.rollout.tags == "every"
-        return tag_update(policy, self.batch, prompts, self.tags, every=every, reference_QN=reference_QN)
+        return tag_update(policy, self.batch, prompts, self.tags, number=number, every=every, reference_QN=reference_QN)
 
     def _with_old(self, chunks: list[nn.Module], objective: Objective) -> Objective:
         """GRPO's log-probabilities before the first of several updates, and the reference's."""
