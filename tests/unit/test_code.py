@@ -31,18 +31,18 @@ CORRECT = Graded("correct", None)
 
 
 @pytest.fixture(scope="module")
-def grader():
+def opened():
     try:
-        with open_grader("code", GRADING) as opened:
-            yield opened
+        with open_grader("code", GRADING) as grader:
+            yield grader
     except UserError as error:
         missing(error)
 
 
-@pytest.fixture(autouse=True)
-def usable_afterwards(grader):
-    yield
-    assert grader.run(ADD, STDIN) == CORRECT
+@pytest.fixture
+def grader(opened):
+    yield opened
+    assert opened.run(ADD, STDIN) == CORRECT  # usable after every test
 
 
 @pytest.mark.parametrize(
