@@ -4,6 +4,7 @@ Forking imports NeMo once for all ranks; it is for CPU only, on GPUs torchrun or
 """
 
 import ctypes
+import gc
 import importlib
 import multiprocessing as mp
 import os
@@ -169,6 +170,7 @@ def _collect(pipes, processes) -> list[Any]:
 
 
 def _rank_main(function, rank, ranks, port, send, args) -> None:
+    gc.freeze()  # else every full collection copies the parent's whole heap, page by page
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans training on after the parent is killed
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
     os.environ.update({k: str(v) for k, v in numbers.items()})
