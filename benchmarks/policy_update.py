@@ -7,7 +7,6 @@ each as the project does it and on a Hugging Face model. Exits with 1 if their g
 and transformers, not NeMo; runs on the GPU where there is one.
 """
 
-import json
 import statistics
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.settings import from_words, help_text
+from benchmarks.settings import run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
 
@@ -230,20 +229,7 @@ def main(words: Sequence[str]) -> int:
     import torch
 
     defaults = ON_GPU if torch.cuda.is_available() else {}
-    if {"-h", "--help"} & set(words):
-        print(help_text(__doc__, Settings, **defaults))
-        return 0
-    try:
-        record = measure(from_words(Settings, words, **defaults))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(record)
-    print(json.dumps(record), flush=True)
-    if problem := disagreement(record):
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    return 0
+    return run(__doc__, Settings, words, measure=measure, show=show, problem=disagreement, **defaults)
 
 
 if __name__ == "__main__":
