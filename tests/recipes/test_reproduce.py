@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -25,7 +26,14 @@ SMALL = [
     "trainer.max_steps=4",
     "trainer.checkpoint_every=2",
     "batch.questions=3",
+    "study.questions.rl=8",
+    "study.policy.max_steps=2",
+    "study.policy.questions=4",
+    "rollout.max_tokens=12",
 ]
+MODELS = ("base", "optimal", "random", "gfpo", "grpo")  # trained one after the other
+ASKED = ("base", "optimal", "random", "optimal_own", "gfpo", "gfpo_every", "grpo", "grpo_every")
+BATCHES, ROLLOUTS = 2, 4 * 6  # of a policy; questions times group of a batch
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -61,6 +69,36 @@ def test_results_hold_one_row_per_rule_and_seed_with_rates_as_fractions(study):
         assert len(load_joined(study / rows[0]["folder"])) == 5 * 6 * 2
 
 
+def test_results_hold_one_row_per_policy_and_seed_beside_the_model_it_started_from(study):
+    results = json.loads((study / "results.json").read_text())
+    assert results["policy_names"] == ["gfpo", "grpo"]
+    assert set(results["policies"]) == {"optimal_own", "gfpo", "gfpo_every", "grpo", "grpo_every"}
+    (ssft,) = results["rules"]["optimal"]
+    for name in ("gfpo", "grpo"):
+        (row,) = results[name]
+        (chosen,) = results["policies"][name]
+        assert row["seed"] == 1 and row["start"] == "optimal" and row["pass@1"] == chosen["pass@1"]
+        assert row["ssft_best_tag_pass@1"] == pytest.approx(ssft["best_tag_pass@1"])
+        assert row["ssft_best_tag_pass@1"] <= row["oracle_tag_pass@1"] <= 1
+        assert row["rollouts"] == {"steps": BATCHES, "drawn": BATCHES * ROLLOUTS, "reused": 0}
+        for when in ("before", "after"):
+            shares = row[f"tag_distribution_{when}"].values()
+            assert all(len(share) == 6 and sum(share) == pytest.approx(1) for share in shares)
+
+
+def test_gfpo_tries_every_tag_and_grpo_as_many_rollouts_of_its_own(study):
+    gfpo, grpo = (rollouts(study / "seed1" / name) for name in ("gfpo", "grpo"))
+    assert len(gfpo) == len(grpo) == BATCHES
+    for every, drawn in zip(gfpo, grpo, strict=True):
+        assert every["questions"] == drawn["questions"]  # the same prompts in the same batches
+        assert every["tag_QG"] == [[0, 1, 2, 3, 4, 5]] * 4 and drawn["tag_QG"] != every["tag_QG"]
+
+
+def rollouts(run: Path) -> list[dict]:
+    """The tables of a policy's batches, in order."""
+    return [json.loads(file.read_text()) for file in sorted(run.glob("rollouts/*/rollouts.json"))]
+
+
 def test_the_two_rules_train_on_the_same_questions_and_only_optimal_scores(study):
     optimal, random = (without_clock(study / "seed1" / rule / "metrics.jsonl") for rule in ("optimal", "random"))
     assert [record["step"] for record in optimal] == [record["step"] for record in random] == [1, 2, 3, 4]
@@ -69,51 +107,61 @@ def test_the_two_rules_train_on_the_same_questions_and_only_optimal_scores(study
     assert [record["tokens"] for record in optimal] == [record["tokens"] for record in random]
 
 
-def test_the_report_stands_beside_the_results_and_names_both_rules(study):
+def test_the_report_stands_beside_the_results_and_names_rules_and_policies(study):
     page, text = (study / "report.html").read_text(), (study / "report.md").read_text()
     assert page.lstrip().lower().startswith("<!doctype html") and "data:image" in page
-    assert all(rule in page and rule in text for rule in ("optimal", "random"))
+    assert all(name in page and name in text for name in ("optimal", "random", "gfpo", "grpo"))
 
 
 def test_a_second_run_repeats_no_stage(study):
-    kept = [*study.glob("**/metrics.jsonl"), *study.glob("**/model/*.safetensors"), *study.glob("**/samples.jsonl")]
-    kept += study.glob("**/verdicts.jsonl")
-    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in kept}
-    assert len(before) == 12
+    names = ("metrics.jsonl", "*.safetensors", "fork.json", "samples.jsonl", "verdicts.jsonl", "rollouts.json")
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for name in names for file in study.rglob(name)}
+    graded = len(ASKED) + 2 * BATCHES  # measurements, and batches of two policies
+    assert len([file for file in before if "checkpoints" not in file.parts]) == 2 * len(MODELS) + 2 * (graded + 4)
     finish(study)
-    assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in kept} == before
+    assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in before} == before
 
 
-def test_a_killed_study_continues_to_the_same_numbers(study, tmp_path):
+def test_a_study_killed_in_a_policy_continues_to_the_same_numbers(study, tmp_path):
     folder = tmp_path / "run"
     process = subprocess.Popen(
         command(folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    metrics, deadline = folder / "seed1" / "optimal" / "metrics.jsonl", time.monotonic() + 300
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+    fork, deadline = folder / "seed1" / "gfpo" / "rollouts" / "batch_0000002" / "fork.json", time.monotonic() + 300
+    while not fork.exists():  # the second of two steps has begun, and nothing is saved before it ends
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert not list(folder.glob("seed1/gfpo/checkpoints/step_*")) and not (folder / "seed1" / "grpo").exists()
+    drawn = fork.read_bytes()
     finish(folder)
-    for rule in ("base", "optimal", "random"):
-        ours, theirs = (home / "seed1" / rule for home in (folder, study))
+    assert fork.read_bytes() == drawn
+    for name in MODELS:
+        ours, theirs = (home / "seed1" / name for home in (folder, study))
         assert without_clock(ours / "metrics.jsonl") == without_clock(theirs / "metrics.jsonl")
-        place = Path("evaluation", "many_ways", f"{rule}-seed1", "t0.7", SAMPLES)
+    for name in ASKED:
+        place = Path("evaluation", "many_ways", f"{name}-seed1", "t0.7", SAMPLES)
         assert (folder / place).read_bytes() == (study / place).read_bytes()
+    ours, theirs = (json.loads((home / "results.json").read_text()) for home in (folder, study))
+    assert all(ours[key] == theirs[key] for key in ("rules", "gfpo", "grpo"))
 
 
-def test_another_setting_in_the_same_folder_is_refused_by_name(study):
-    again = subprocess.run(command(study, "matching.tokens=7"), cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 2
-    message = " ".join((again.stdout + again.stderr).split())
+def test_another_setting_in_the_same_folder_is_refused_by_name(study, capsys):
+    message = refused(study, capsys, "matching.tokens=7")
     assert "belongs to another run" in message and "matching.tokens: there 6, here 7" in message
 
 
 @pytest.mark.parametrize("launcher", [{}, {"RANK": "0", "WORLD_SIZE": "2"}], ids=["gpu layout", "torchrun"])
-def test_a_study_that_others_would_have_to_start_is_refused(launcher, tmp_path):
-    layout = [] if launcher else ["layout.accelerator=gpu"]
-    line, environment = command(tmp_path / "run", *layout), os.environ | launcher
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2 and "a study starts its own ranks, on the CPU" in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_a_study_that_others_would_have_to_start_is_refused(launcher, tmp_path, monkeypatch, capsys):
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    message = refused(tmp_path / "run", capsys, *([] if launcher else ["layout.accelerator=gpu"]))
+    assert "a study starts its own ranks, on the CPU" in message and not (tmp_path / "run").exists()
+
+
+def refused(folder: Path, capsys, *more: str) -> str:
+    """What a command line that cannot be followed is answered with, in this process: torch is imported once."""
+    _, path, *words = command(folder, *more)
+    assert runpy.run_path(str(ROOT / path))["run"](words) == 2
+    return " ".join(capsys.readouterr().err.split())
