@@ -17,8 +17,6 @@ from rich.console import Console
 
 from nemo_forking.cli import recipe
 from nemo_forking.config import Config, save_resolved
-from nemo_forking.evaluation.report import print_table, write_report
-from nemo_forking.evaluation.run import evaluate, results_of
 from nemo_forking.files import write_aside
 
 console = Console(stderr=True)
@@ -27,6 +25,9 @@ console = Console(stderr=True)
 @recipe(experiment="tiny")
 def run(config: Config) -> None:
     """Evaluates every system of evaluation.systems on every benchmark chosen; see the top of this file."""
+    from nemo_forking.evaluation.report import print_table, write_report  # here, so that --help answers at once
+    from nemo_forking.evaluation.run import evaluate, results_of
+
     folder, began = Path(config.evaluation.folder), time.monotonic()
     for rows in evaluate(config):  # a report after every system: the next one may take hours, or not be served yet
         results = results_of(config, rows, folder, {"this attempt": round(time.monotonic() - began, 1)})

@@ -17,11 +17,12 @@ Face format. The same command continues a run that was ended: no tag is drawn an
 from rich.console import Console
 
 from nemo_forking.cli import main
-from nemo_forking.training.launch_policy import start_policy
 
 
 @main
 def run(config) -> None:
+    from nemo_forking.training.launch_policy import start_policy  # here, so that --help answers at once
+
     start_policy(config)
     Console().print(f"The model is in {config.run.folder}/model", style="bold")
 

@@ -15,11 +15,12 @@ format. The same command continues a run that was ended.
 from rich.console import Console
 
 from nemo_forking.cli import main
-from nemo_forking.training.launch import start_training
 
 
 @main
 def run(config) -> None:
+    from nemo_forking.training.launch import start_training  # here, so that --help answers at once
+
     start_training(config)
     Console().print(f"The model is in {config.run.folder}/model", style="bold")
 
