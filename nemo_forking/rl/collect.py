@@ -70,8 +70,8 @@ class Collector:
         return self.home / "policy" / f"batch_{number + 1:07d}"
 
     def finished(self, number: int) -> Batch | None:
-        """The batch, where it was collected before."""
-        return Batch.load(self.folder(number))
+        """The batch, where it was collected before; UserError where another run did."""
+        return None if self._fork(number) is None else Batch.load(self.folder(number))
 
     def fork_logprobs(self, number: int) -> np.ndarray | None:
         """logprob_QN that the batch's tags were chosen by, where they were."""
@@ -147,9 +147,10 @@ class Collector:
             )
             for name in ("reward_QG", "counted_QG", "tokens_QG", "cut_QG"):
                 getattr(batch, name)[fresh] = getattr(rollouts, name)
+        source = {drawn_at: self._source(drawn_at, folder) for drawn_at in set(fork["reused"].values())}
         for name, drawn_at in fork["reused"].items():
-            row, earlier = fork["questions"].index(name), self.finished(drawn_at)
-            _copy(earlier, earlier.questions.index(name), batch, row)
+            earlier = source[drawn_at]
+            _copy(earlier, earlier.questions.index(name), batch, fork["questions"].index(name))
         batch.save(folder)
         return batch
 
@@ -171,6 +172,15 @@ class Collector:
         if self.system is None:
             self.system = System(self.config, SystemConfig(model=self.config.model.base))
         return self.system
+
+    def _source(self, number: int, folder: Path) -> Batch:
+        """The batch whose rollouts the one in `folder` uses again."""
+        if (batch := self.finished(number)) is None:
+            raise UserError(
+                f"{self.folder(number)}: not there any more, and {folder} uses its rollouts again; put it back, or "
+                f"remove {folder} to draw that batch anew"
+            )
+        return batch
 
     def _fork(self, number: int) -> dict | None:
         file = self.folder(number) / FORK

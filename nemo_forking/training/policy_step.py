@@ -17,6 +17,7 @@ from torch import nn
 
 from nemo_forking.config import Config
 from nemo_forking.data.prompt import PromptFormat
+from nemo_forking.errors import UserError
 from nemo_forking.rl.batches import Batch, questions_of_batch
 from nemo_forking.rl.collect import Asked, Collector
 from nemo_forking.rl.objective import Objective
@@ -76,7 +77,7 @@ class PolicyStep:
         """Rollouts where the step begins a new batch of them, and its update.
 
         Collectives: Megatron's forward-only schedule, the export's, and broadcasts from global rank 0 over the world.
-        Raises UserError on rank 0 where engine or grader cannot go on; what was completed is kept.
+        Raises UserError on every rank alike where engine or grader cannot go on; what was completed is kept.
         """
         number, update = divmod(step, self.config.policy.updates)
         self.seconds = {}
@@ -147,10 +148,19 @@ class PolicyStep:
         return tag_logprobs(chunks, [one.ids for one in self.asked_now], self.tags, layout)
 
     def _from_rank_0(self, call: Callable[[], Any]) -> Any:
-        """What `call` gives on global rank 0, on every rank; the others wait as long as it takes."""
-        box = [call() if dist.get_rank() == 0 else None]
+        """What `call` gives on global rank 0, on every rank, or its UserError; the others wait as long as it takes."""
+        result, error = None, None
+        if dist.get_rank() == 0:
+            try:
+                result = call()
+            except UserError as reason:  # all end with it, none by a broken connection
+                error = reason
+        box = [result, error]
         dist.broadcast_object_list(box, src=0, group=self.waiting)
-        return box[0]
+        result, error = box
+        if error:
+            raise error
+        return result
 
     @contextmanager
     def _clock(self, name: str) -> Iterator[None]:

@@ -15,13 +15,15 @@ import pytest
 
 from nemo_forking.config import Config
 from nemo_forking.engines.transformers import TransformersEngine
+from nemo_forking.errors import UserError
 from nemo_forking.evaluation.folder import SAMPLES, VERDICTS, Growing
 from nemo_forking.rl import collect, rollout
 from nemo_forking.rl.batches import Batch
 from nemo_forking.training import policy_step
 from nemo_forking.training.checkpoint import Checkpoints
-from nemo_forking.training.launch import RankFailed
+from nemo_forking.training.launch import RankFailed, fork_ranks
 from nemo_forking.training.metrics import OF_THE_MACHINE
+from nemo_forking.training.policy import train_policy
 from nemo_forking.training.policy_loop import PolicyLoop
 from tests.distributed.policy_reference import batch_folders
 from tests.distributed.policy_runs import SETTING, PolicyGround, lay_ground, lines, run, tiny_policy
@@ -102,6 +104,19 @@ def test_every_life_may_have_another_layout(ground, whole, tmp_path):
         np.testing.assert_allclose(got["grad_norm"], same["grad_norm"], rtol=1e-3)
     for name, tensor in exported(whole).items():
         np.testing.assert_allclose(exported(config)[name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_finished_rollouts_of_another_run_are_refused_by_name_on_every_rank(ground, tmp_path):
+    kill(tiny_policy(ground, tmp_path, GFPO | DATA), "before the update")  # no checkpoint tells yet whose run it is
+    other = tiny_policy(ground, tmp_path, GFPO | DATA | {"run.seed": 2})
+    for message in fork_ranks(refusal, 2, other):
+        assert message.startswith(f"{tmp_path / 'rollouts' / 'batch_0000001'}: rollouts of another run; choose another")
+
+
+def refusal(config: Config) -> str:
+    with pytest.raises(UserError) as caught:
+        train_policy(config)
+    return str(caught.value)
 
 
 # ---------------------------------------------------------------- one life
