@@ -22,7 +22,10 @@ class Earlier(NamedTuple):
 def find_earlier(
     load: Callable[[int], Batch | None], number: int, reuse: int, questions: Collection[str]
 ) -> dict[str, Earlier]:
-    """The latest rollouts of each question that were drawn in one of the `reuse` batches before batch `number`.
+    """The latest rollouts of each question, where they were drawn in one of the `reuse` batches before batch `number`.
+
+    A batch's copy of earlier rollouts tells when they were drawn, so each question is looked for once, and hardly
+    further back than an epoch.
 
     Args:
         load: number of a batch -> the batch; None where there is none.
@@ -30,11 +33,15 @@ def find_earlier(
         reuse: `rollout.reuse`; 0 finds nothing.
         questions: ids.
     """
-    found: dict[str, Earlier] = {}
-    for earlier in range(number - 1, max(number - 1 - reuse, -1), -1):
+    oldest, found, sought = max(number - reuse, 0), {}, set(questions)
+    for earlier in range(number - 1, oldest - 1, -1):
+        if not sought:
+            break
         if (batch := load(earlier)) is None:
             continue
         for row, question in enumerate(batch.questions):
-            if question in questions and question not in found and batch.drawn_at_Q[row] == earlier:
-                found[question] = Earlier(batch, row)
+            if question in sought:
+                sought.remove(question)
+                if batch.drawn_at_Q[row] >= oldest:
+                    found[question] = Earlier(batch, row)
     return found

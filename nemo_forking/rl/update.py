@@ -8,7 +8,7 @@ Shape letters: Q questions, N tags, G rollouts of a question, R rollouts of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -112,7 +112,8 @@ def token_update(
     )
     counted_R = batch.counted_QG.ravel()
     if not counted_R.any():  # all were left out: a pass that teaches nothing
-        return Update(rows[:1], TokenObjective(policy, np.zeros(len(rows)), 1.0), advantages.skipped)
+        silent = replace(rows[0], weight=0.0)
+        return Update([silent], TokenObjective(policy, np.zeros(len(rows)), 1.0), advantages.skipped)
     rows, denominator = weighted(rows, counted_R, policy.normalise)
     taught_R = counted_R & (np.repeat(advantages.kept_Q, group) | bool(policy.kl_weight))
     objective = TokenObjective(policy, advantages.value.ravel(), denominator)

@@ -85,7 +85,7 @@ def batch_record(batch: Batch, number: int, drawn: bool, *, every: bool) -> dict
     Args:
         batch: the rollouts.
         number: of the batch, from 0.
-        drawn: whether the rollouts were made for this update; later ones on the same batch count none.
+        drawn: whether the batch was collected for this update; later ones on it count no rollouts.
         every: all tags were tried alike, so that the policy's reward is the mean by its own probabilities.
     """
     probability_QN = tag_probabilities(batch.logprob_QN)
@@ -102,7 +102,7 @@ def batch_record(batch: Batch, number: int, drawn: bool, *, every: bool) -> dict
         "overlong": _mean(batch.cut_QG.ravel()),
         "completion_tokens": _mean(batch.tokens_QG.ravel()),
         "rollouts": int(fresh_Q.sum()) * batch.tag_QG.shape[1] if drawn else 0,
-        "rollouts_reused": int((~fresh_Q).sum()) * batch.tag_QG.shape[1],
+        "rollouts_reused": int((~fresh_Q).sum()) * batch.tag_QG.shape[1] if drawn else 0,
         "tokens_generated": int(batch.tokens_QG[fresh_Q].sum()) if drawn else 0,
     }
 
