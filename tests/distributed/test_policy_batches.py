@@ -72,7 +72,7 @@ def test_the_reward_where_every_tag_was_tried_is_the_policys_own():
 
 def test_a_later_update_on_the_same_batch_has_drawn_nothing():
     record = batch_record(BATCH, 7, False, every=False)
-    assert (record["rollouts"], record["tokens_generated"]) == (0, 0)
+    assert (record["rollouts"], record["rollouts_reused"], record["tokens_generated"]) == (0, 0, 0)
 
 
 def test_what_the_objective_tells_is_a_mean_over_entries_and_nothing_where_there_are_none():

@@ -4,6 +4,7 @@ Shape letters: Q questions, N tags, G rollouts of a question.
 """
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -163,11 +164,21 @@ def test_only_questions_without_earlier_rollouts_are_completed(tmp_path):
 # ---------------------------------------------------------------- refusals
 
 
+def test_rollouts_to_be_used_again_that_are_gone_are_asked_back(tmp_path):
+    made = collector(tmp_path, Backwards(), rollout_reuse=1)
+    collect(made, 0, 0, 1)
+    made.choose(1, asked(1, 0), logprobs(2))
+    shutil.rmtree(made.folder(0))
+    with pytest.raises(UserError, match=f"{made.folder(0)}: not there any more, and {made.folder(1)} uses its rollo"):
+        made.roll_out(1, asked(1, 0))
+
+
 def test_another_runs_rollouts_and_damaged_ones_are_refused_with_what_to_do(tmp_path):
     made = collector(tmp_path)
     made.choose(0, asked(0), logprobs(1))
-    with pytest.raises(UserError, match=f"{made.folder(0)}: rollouts of another run; choose another run.folder, or"):
-        collector(tmp_path, identity={"run": "another"}).fork_logprobs(0)
+    for read in ("fork_logprobs", "finished", "needs_engine"):
+        with pytest.raises(UserError, match=f"{made.folder(0)}: rollouts of another run; choose another run.folder"):
+            getattr(collector(tmp_path, identity={"run": "another"}), read)(0)
     (made.folder(0) / "fork.json").write_text('{"identity": ')
     with pytest.raises(UserError, match=f"fork.json: damaged; remove {made.folder(0)} to draw this batch anew"):
         made.needs_engine(0)

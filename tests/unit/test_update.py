@@ -140,7 +140,10 @@ def token_gradient(update: Update) -> dict[int, np.ndarray]:
     found = {}
     for batch in micro_batches(update.rows):
         leaf_L = torch.rand(len(batch.row), dtype=torch.float64).requires_grad_()
-        update.objective(batch, -leaf_L)[0].backward()
+        objective = update.objective
+        if objective.policy.kl_weight:
+            objective = dataclasses.replace(objective, reference={batch.rows: torch.zeros(len(leaf_L))})
+        objective(batch, -leaf_L)[0].backward()
         for name, row in enumerate(batch.rows):
             found[row] = leaf_L.grad[batch.row == name].numpy()
     return found
@@ -188,3 +191,11 @@ def test_a_batch_that_teaches_nothing_still_gives_every_rank_a_pass_of_zero_grad
     update = token_update(policy, batch, PROMPTS, COMPLETIONS, TAGS)
     assert len(update.rows) == 1 and update.skipped == 4
     assert all((gradient == 0).all() for gradient in token_gradient(update).values())
+
+
+def test_the_reference_pulls_at_no_rollout_that_does_not_count(policy):
+    policy = dataclasses.replace(policy, kl_weight=0.5)
+    gradients = token_gradient(token_update(policy, a_batch(), PROMPTS, COMPLETIONS, TAGS))
+    assert len(gradients) == 16 and all((gradient != 0).all() for gradient in gradients.values())
+    (gradient,) = token_gradient(token_update(policy, a_batch(counted_QG=~ALL), PROMPTS, COMPLETIONS, TAGS)).values()
+    assert (gradient == 0).all()
