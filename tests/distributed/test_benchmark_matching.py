@@ -1,7 +1,5 @@
 """The matching benchmark at a tiny shape: what it claims of costs and memory, never of time."""
 
-import contextlib
-import io
 import json
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from benchmarks import models, ways  # noqa: F401 - imported once here, inherited by the fork
 from benchmarks.matching import disagreement, main
 from benchmarks.meter import peak_bytes
-from tests.distributed.ranks import run
+from tests.distributed.commands import run_command
 
 TINY = (
     "layers=2 hidden=32 ffn=64 heads=4 groups=2 vocabulary=8192 questions=2 prompt=20 prefix=40 "
@@ -18,15 +16,8 @@ TINY = (
 ).split()
 
 
-def benchmark(rank: int, words: list[str]) -> tuple[int, str]:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        status = main(words)
-    return status, printed.getvalue()
-
-
 def test_all_ways_give_the_same_costs_and_ours_needs_a_third_of_the_memory_at_most():
-    status, printed = run(benchmark, 1, TINY)[0]
+    status, printed = run_command(main, TINY)
     assert status == 0
     record = json.loads(printed.splitlines()[-1])
     assert record["pairs"] == 2 * 6 * 4

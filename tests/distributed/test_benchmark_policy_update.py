@@ -1,7 +1,5 @@
 """The benchmark of policy updates at a tiny shape: what it claims of gradients, work and memory, never of time."""
 
-import contextlib
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from benchmarks import models, updates
 from benchmarks.policy_update import PLAIN, disagreement, main
 from nemo_forking.tags import Tags
+from tests.distributed.commands import run_command
 from tests.distributed.ranks import run
 
 TINY = (
@@ -20,15 +19,8 @@ TINY = (
 ).split()
 
 
-def benchmark(rank: int, words: list[str]) -> tuple[int, str]:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        status = main(words)
-    return status, printed.getvalue()
-
-
 def test_gfpo_reads_prompts_alone_and_every_gradient_is_that_of_the_plain_model():
-    status, printed = run(benchmark, 1, TINY)[0]
+    status, printed = run_command(main, TINY)
     assert status == 0
     short, long = json.loads(printed.splitlines()[-1])["lengths"]
     for length in (short, long):

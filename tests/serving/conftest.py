@@ -5,6 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from tests.serving.local_server import LocalServer
 from tests.serving.requests import BANNED, TAGS, VOCABULARY, WORDS
 
 
@@ -42,6 +43,21 @@ def checkpoint(tmp_path_factory):
 def other_checkpoint(tmp_path_factory):
     """The same architecture with other weights."""
     return make_checkpoint(tmp_path_factory.mktemp("other") / "model", seed=2)
+
+
+@pytest.fixture(scope="module")
+def servers(checkpoint):
+    """Two servers that stay up, with the weights they began with."""
+    with LocalServer(checkpoint) as one, LocalServer(checkpoint) as two:
+        yield one, two
+
+
+@pytest.fixture
+def pair(servers):
+    """The two servers, without faults."""
+    for server in servers:
+        server.fault()
+    return servers
 
 
 def check_greedy(finished, reference, *, tolerance):

@@ -67,21 +67,6 @@ def undisturbed(checkpoint, other_checkpoint, tmp_path_factory):
     return found
 
 
-@pytest.fixture(scope="module")
-def servers(checkpoint):
-    """Two servers that stay up, with the weights they began with."""
-    with LocalServer(checkpoint) as one, LocalServer(checkpoint) as two:
-        yield one, two
-
-
-@pytest.fixture
-def pair(servers):
-    """The two servers, without faults."""
-    for server in servers:
-        server.fault()
-    return servers
-
-
 def connect(checkpoint, *servers, **changes):
     settings = {"banned": BANNED, "concurrency": 2, "timeout": 20.0, "retries": 2, "pace": FAST, **changes}
     return ServerEngine(checkpoint, [server.url for server in servers], **settings)

@@ -16,21 +16,6 @@ FAST = Pace(first=0.01, longest=0.05, again=0.05, watch=0.1, probe=20.0)
 
 
 @pytest.fixture(scope="module")
-def servers(checkpoint):
-    """Two servers that stay up."""
-    with LocalServer(checkpoint) as one, LocalServer(checkpoint) as two:
-        yield one, two
-
-
-@pytest.fixture
-def pair(servers):
-    """The two servers, without faults."""
-    for server in servers:
-        server.fault()
-    return servers
-
-
-@pytest.fixture(scope="module")
 def expected(checkpoint):
     """What the transformers engine answers."""
     engine = TransformersEngine(checkpoint, banned=BANNED)
