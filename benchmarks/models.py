@@ -15,7 +15,7 @@ from megatron.core.transformer import TransformerConfig
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from nemo_forking.config.schema import ModelConfig
-from nemo_forking.model import cpu, weights
+from nemo_forking.model import cpu, sources, weights
 from nemo_forking.model.gpt import LabelRowsGPT
 from nemo_forking.model.layers import layer_spec
 
@@ -151,5 +151,5 @@ def read_megatron(size: Size, folder: Path, device: torch.device, chunk: int) ->
         position_embedding_type="rope",
         rotary_base=ROTARY_BASE,
     )
-    weights.load(model, weights.from_folder(folder))
+    weights.load(model, sources.from_folder(folder))
     return model.to(device).eval()

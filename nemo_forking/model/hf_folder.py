@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from nemo_forking.config import Config
 from nemo_forking.errors import UserError
 
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
@@ -20,6 +21,9 @@ BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, 
 BUFFER = "rotary_emb.inv_freq"  # of old exporters; worked out, not learnt
 SHOWN = 8  # problems a message lists
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+
+
+Shape = tuple[int, ...]
 
 
 class ModelShape(Protocol):
@@ -41,7 +45,7 @@ class Entry:
 
     file: Path
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
     start: int
     end: int
 
@@ -49,7 +53,7 @@ class Entry:
 # ---------------------------------------------------------------- what a model has
 
 
-def tensor_shapes(model: ModelShape) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(model: ModelShape) -> dict[str, Shape]:
     """Hugging Face name -> shape of every tensor of a Qwen2, in the order of the forward pass; no head when tied."""
     hidden = model.hidden_size
     shapes = {EMBEDDING: (model.vocab_size, hidden)}
@@ -61,7 +65,14 @@ def tensor_shapes(model: ModelShape) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _layer_shapes(model: ModelShape) -> dict[str, tuple[int, ...]]:
+def tensor_shape(model: ModelShape, name: str) -> Shape:
+    """The shape of one tensor by its Hugging Face name; a tied model's head has the embedding's."""
+    if name in (EMBEDDING, HEAD):
+        return (model.vocab_size, model.hidden_size)
+    return (model.hidden_size,) if name == FINAL_NORM else _layer_shapes(model)[name.split(".", 3)[3]]
+
+
+def _layer_shapes(model: ModelShape) -> dict[str, Shape]:
     hidden, ffn = model.hidden_size, model.ffn_hidden_size
     size = model.head_dim or hidden // model.num_attention_heads
     queries, keys = model.num_attention_heads * size, model.num_query_groups * size
@@ -78,6 +89,31 @@ def _layer_shapes(model: ModelShape) -> dict[str, tuple[int, ...]]:
         "mlp.gate_proj.weight": (ffn, hidden),
         "mlp.up_proj.weight": (ffn, hidden),
         "mlp.down_proj.weight": (hidden, ffn),
+    }
+
+
+def hf_config(config: Config, tokenizer) -> dict:
+    """The config.json of an exported model."""
+    m = config.model
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "hidden_size": m.hidden_size,
+        "intermediate_size": m.ffn_hidden_size,
+        "num_hidden_layers": m.num_layers,
+        "num_attention_heads": m.num_attention_heads,
+        "num_key_value_heads": m.num_query_groups,
+        "head_dim": m.head_dim or m.hidden_size // m.num_attention_heads,
+        "vocab_size": m.vocab_size,
+        "rope_theta": m.rope_theta,
+        "rms_norm_eps": m.norm_eps,
+        "tie_word_embeddings": m.tie_embeddings,
+        "max_position_embeddings": m.max_length,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "use_cache": True,
+        "torch_dtype": "float32" if m.precision == "fp32" else "bfloat16",
     }
 
 

@@ -1,132 +1,42 @@
-"""Qwen2 weights between Hugging Face names and this rank's part of a Megatron model, any TP x PP x VPP layout.
-
-A source is a function from a Hugging Face tensor name to the whole tensor; every rank reads what it holds.
-"""
+"""Qwen2 weights between Hugging Face names and this rank's part of a Megatron model, any TP x PP x VPP layout."""
 
 import json
 import re
 import shutil
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nemo_forking.errors import UserError
-from nemo_forking.tags import Tags, initial_rows
-
-Source = Callable[[str], Tensor]
-
-# Megatron's name inside a layer -> the Hugging Face tensors it is made of. Fused tensors list their parts in order.
-LAYER = {
-    "self_attention.linear_qkv.weight": (
-        "self_attn.q_proj.weight",
-        "self_attn.k_proj.weight",
-        "self_attn.v_proj.weight",
-    ),
-    "self_attention.linear_qkv.bias": ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
-    "self_attention.linear_proj.weight": ("self_attn.o_proj.weight",),
-    "mlp.linear_fc1.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-    "mlp.linear_fc2.weight": ("mlp.down_proj.weight",),
-    "input_layernorm.weight": ("input_layernorm.weight",),
-    "pre_mlp_layernorm.weight": ("post_attention_layernorm.weight",),
-    # Transformer Engine fuses the norms into the linears that follow them
-    "self_attention.linear_qkv.layer_norm_weight": ("input_layernorm.weight",),
-    "mlp.linear_fc1.layer_norm_weight": ("post_attention_layernorm.weight",),
-}
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-OUTSIDE = {
-    "embedding.word_embeddings.weight": (EMBEDDING,),
-    "output_layer.weight": (HEAD,),
-    "decoder.final_layernorm.weight": ("model.norm.weight",),
-}
+from nemo_forking.model.hf_folder import EMBEDDING, HEAD, ModelShape, tensor_shape, tensor_shapes
+from nemo_forking.model.names import LAYER, OUTSIDE, fuse, split
+from nemo_forking.model.shards import SHARD_BYTES, Shard, lay_out, plan_shards, put, write_index
+from nemo_forking.model.sources import Source
 
 
-# ---------------------------------------------------------------- sources
-
-
-def from_folder(folder: str | Path) -> Source:
-    """A Hugging Face checkpoint folder with safetensors files. Raises UserError naming a missing file or tensor."""
-    folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        files = json.loads(index.read_text())["weight_map"]
-    elif (folder / "model.safetensors").exists():
-        with safe_open(folder / "model.safetensors", "pt") as f:
-            files = dict.fromkeys(f.keys(), "model.safetensors")
-    else:
-        raise UserError(f"model.base={folder}: no model.safetensors and no model.safetensors.index.json there")
-
-    def get(name: str) -> Tensor:
-        if name == HEAD and HEAD not in files:
-            name = EMBEDDING  # tied
-        if name not in files:
-            raise UserError(f"model.base={folder}: tensor {name} is not in the checkpoint; is it a Qwen2 model?")
-        with safe_open(folder / files[name], "pt") as f:
-            return f.get_tensor(name)
-
-    return get
-
-
-def from_seed(shapes: Callable[[str], tuple[int, ...]], seed: int, std: float) -> Source:
-    """Random weights, each tensor from a generator seeded by its own name: the same under every layout.
-
-    Norms are 1, biases 0, matrices normal with `std`, as transformers initialises Qwen2.
-    """
-
-    def get(name: str) -> Tensor:
-        shape = shapes(name)
-        if len(shape) == 1:
-            return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-        return torch.randn(shape, generator=generator) * std
-
-    return get
-
-
-def with_tags(source: Source, tags: Tags, noise: float, seed: int) -> Source:
-    """The same source with the tags' embedding and output rows initialised (tags.initial_rows); text tags need none."""
-    if tags.spelling != "special":
-        return source
-    rows = [ids[0] for ids in tags.ids_NK]
-
-    def get(name: str) -> Tensor:
-        tensor = source(name)
-        if name in (EMBEDDING, HEAD):
-            tensor = tensor.clone()
-            tensor[rows] = initial_rows(tags, tensor, None, noise, seed)
-        return tensor
-
-    return get
+def qwen2_shape(config) -> ModelShape:
+    """The numbers that decide the Hugging Face shapes, of a Megatron configuration."""
+    return SimpleNamespace(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        ffn_hidden_size=config.ffn_hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        num_query_groups=config.num_query_groups,
+        head_dim=config.kv_channels,
+        vocab_size=config.vocab_size,
+        tie_embeddings=config.share_embeddings_and_output_weights,
+    )
 
 
 def hf_shape(config, name: str) -> tuple[int, ...]:
     """The shape a Hugging Face tensor has for this Megatron configuration."""
-    hidden, ffn, size = config.hidden_size, config.ffn_hidden_size, config.kv_channels
-    queries, keys = config.num_attention_heads * size, config.num_query_groups * size
-    if name in (EMBEDDING, HEAD):
-        return (config.vocab_size, hidden)
-    for ending, shape in {
-        "q_proj.weight": (queries, hidden),
-        "k_proj.weight": (keys, hidden),
-        "v_proj.weight": (keys, hidden),
-        "q_proj.bias": (queries,),
-        "k_proj.bias": (keys,),
-        "v_proj.bias": (keys,),
-        "o_proj.weight": (hidden, queries),
-        "gate_proj.weight": (ffn, hidden),
-        "up_proj.weight": (ffn, hidden),
-        "down_proj.weight": (hidden, ffn),
-    }.items():
-        if name.endswith(ending):
-            return shape
-    return (hidden,)  # the norms
+    return tensor_shape(qwen2_shape(config), name)
 
 
 # ---------------------------------------------------------------- into Megatron
@@ -145,7 +55,7 @@ def load(model: nn.Module, source: Source) -> None:
         if model.share_embeddings_and_output_weights and names == [HEAD]:
             names = [EMBEDDING]  # the last pipeline stage's copy, whatever the source holds for the head
         parts = [_checked(source(n), n, model.config) for n in names]
-        full, dim = _fuse(model.config, name, parts), _sharded_dim(name, param)
+        full, dim = fuse(qwen2_shape(model.config), name, parts), _sharded_dim(name, param)
         shard = full if dim < 0 else full.chunk(ranks, dim)[rank]
         param.copy_(shard.reshape(param.shape))
 
@@ -166,24 +76,6 @@ def _hf_names(model: nn.Module, name: str) -> list[str]:
     layer, inside = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name).groups()
     number = int(layer) + get_transformer_layer_offset(model.config, model.vp_stage)
     return [f"model.layers.{number}.{part}" for part in LAYER[inside]]
-
-
-def _fuse(config, name: str, parts: list[Tensor]) -> Tensor:
-    """Megatron's whole tensor, with the sharded dimension as one that `chunk` can cut."""
-    if "linear_qkv." in name and len(parts) == 3:  # per query group: its queries, its key, its value
-        groups = config.num_query_groups
-        return torch.cat([p.reshape(groups, -1, *p.shape[1:]) for p in parts], 1).flatten(0, 1)
-    return parts[0] if len(parts) == 1 else torch.stack(parts)  # gate and up: [2, ffn, hidden]
-
-
-def _split(config, name: str, full: Tensor) -> list[Tensor]:
-    """The inverse of _fuse."""
-    if name.endswith(("linear_qkv.weight", "linear_qkv.bias")):
-        size, groups = config.kv_channels, config.num_query_groups
-        sizes = [config.num_attention_heads // groups * size, size, size]
-        parts = full.view(groups, sum(sizes), *full.shape[1:]).split(sizes, 1)
-        return [p.flatten(0, 1) for p in parts]
-    return list(full) if name.endswith("linear_fc1.weight") else [full]
 
 
 def _sharded_dim(name: str, param: Tensor) -> int:
@@ -210,47 +102,50 @@ def stage_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             shards = [torch.empty_like(part) for _ in range(group.size())]
             dist.all_gather(shards, part.contiguous(), group=group)
             part = torch.cat(shards, dim)
-        yield from zip(_hf_names(model, name), _split(model.config, name, part), strict=True)
+        yield from zip(_hf_names(model, name), split(qwen2_shape(model.config), name, part), strict=True)
 
 
 def export(chunks: list[nn.Module], folder: Path, *, hf_config: dict, tokenizer, provenance: dict) -> Path:
-    """Write a Hugging Face folder that `transformers` loads, one safetensors file a pipeline stage.
+    """Write a Hugging Face folder that `transformers` loads, in files of at most SHARD_BYTES bytes of tensors.
 
-    Written aside and renamed when whole. Every rank must call it; collectives: all-gathers over TP, world barriers.
+    Every tensor is written as soon as it is gathered, so that no rank holds more than one beside its own part; the
+    files are the same under every layout. The folder is written aside and renamed when whole. Every rank must call it;
+    collectives: all-gathers over TP, world barriers.
     """
     aside, stage = folder.with_name(f".{folder.name}.partial"), parallel_state.get_pipeline_model_parallel_rank()
+    dtype = next(chunks[0].parameters()).dtype
+    shapes = tensor_shapes(qwen2_shape(chunks[0].config))
+    shards = plan_shards({name: (dtype, shape) for name, shape in shapes.items()}, SHARD_BYTES)
+    places = {name: place for shard in shards for name, place in shard.places.items()}
     if dist.get_rank() == 0:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
+        for shard in shards:
+            lay_out(aside / shard.file, shard)
     dist.barrier()
     first = parallel_state.get_tensor_model_parallel_rank() == 0 and parallel_state.get_data_parallel_rank(True) == 0
-    tensors = {}
+    written = []
     for name, tensor in (pair for chunk in chunks for pair in stage_tensors(chunk)):
-        if first:  # the others only take part in the gathering: a node's ranks would hold the model many times over
-            tensors[name] = tensor.cpu().contiguous()
-    if chunks[0].config.share_embeddings_and_output_weights:
-        tensors.pop(HEAD, None)
-    stages = parallel_state.get_pipeline_model_parallel_world_size()
+        if first and name in places:  # a tied model's last stage has a copy of the embedding as its head
+            put(aside / places[name].file, name, places[name], tensor)
+            written.append(name)
     if first:
-        file = f"model-{stage + 1:05d}-of-{stages:05d}.safetensors"
-        save_file(tensors, aside / file, metadata={"format": "pt"})
-        (aside / f".{stage}.names").write_text(json.dumps({name: file for name in tensors}))
+        (aside / f".{stage}.names").write_text(json.dumps(written))
     dist.barrier()
     if dist.get_rank() == 0:
-        _finish(aside, folder, stages, hf_config, tokenizer, provenance)
+        _finish(aside, folder, shards, hf_config, tokenizer, provenance)
     dist.barrier()
     return folder
 
 
-def _finish(aside: Path, folder: Path, stages: int, hf_config: dict, tokenizer, provenance: dict) -> None:
-    weight_map = {}
-    for stage in range(stages):
-        names = aside / f".{stage}.names"
-        weight_map.update(json.loads(names.read_text()))
+def _finish(aside: Path, folder: Path, shards: list[Shard], hf_config: dict, tokenizer, provenance: dict) -> None:
+    missing = {name for shard in shards for name in shard.places}
+    for names in aside.glob(".*.names"):
+        missing -= set(json.loads(names.read_text()))
         names.unlink()
-    size = sum(f.stat().st_size for f in aside.glob("*.safetensors"))
-    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    (aside / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    if missing:
+        raise RuntimeError(f"{aside}: no pipeline stage wrote {sorted(missing)}")
+    write_index(aside, shards)
     (aside / "config.json").write_text(json.dumps(hf_config, indent=1))
     (aside / "provenance.json").write_text(json.dumps(provenance, indent=1))
     tokenizer.save_pretrained(aside)

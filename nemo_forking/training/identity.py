@@ -40,13 +40,13 @@ def _blocks(config: Config, *blocks: str) -> dict:
     }
 
 
-def fingerprint(folder: Path, sampled: int = 2**20) -> str:
+def fingerprint(folder: Path, sampled: int = 2**20, pattern: str = "*.safetensors") -> str:
     """Hash of a model folder's files: name, size, first and last `sampled` bytes of each.
 
     Enough to know weights that were trained anew, quick enough for 65 GB; a copy elsewhere has the same.
     """
     digest = hashlib.sha256()
-    for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+    for file in [folder / "config.json", *sorted(folder.glob(pattern))]:
         if not file.exists():
             continue  # loading says what is missing
         size = file.stat().st_size

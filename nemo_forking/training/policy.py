@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nemo_forking.config import Config
 from nemo_forking.data.prompt import PromptFormat
-from nemo_forking.model import weights
+from nemo_forking.model import sources
 from nemo_forking.model.policy import PolicyLoss
 from nemo_forking.model.qwen2 import ForkingQwen2Model
 from nemo_forking.rl.collect import Collector
@@ -26,7 +26,7 @@ def train_policy(config: Config, after_step: Callable[[dict], None] | None = Non
     tokenizer, tags, checkpoints, latest = materials(config)
     identity = policy_identity(config, prompts_hash)
     form = PromptFormat(tokenizer, config.data.prompt, config.data.target, config.data.system)
-    base, loss = weights.from_folder(config.model.base), PolicyLoss()
+    base, loss = sources.from_folder(config.model.base), PolicyLoss()
 
     def make_step(model) -> PolicyStep:
         def export_to(folder: Path) -> None:

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from nemo_forking.config import Config
 from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.data.token_file import TokenFile
-from nemo_forking.model import cpu, weights
+from nemo_forking.model import cpu, sources, weights
+from nemo_forking.model.hf_folder import hf_config
 from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, WeightedOptimizer
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags
 from nemo_forking.training import quiet
@@ -221,36 +222,11 @@ def strategy(config: Config) -> nl.MegatronStrategy:
     )
 
 
-def initial_weights(config: Config, tags: Tags) -> weights.Source:
+def initial_weights(config: Config, tags: Tags) -> sources.Source:
     """The base model's weights (or seeded random ones), tag rows initialised."""
     if config.model.base:
-        source = weights.from_folder(config.model.base)
+        source = sources.from_folder(config.model.base)
     else:
         shapes = model_config(config)
-        source = weights.from_seed(lambda name: weights.hf_shape(shapes, name), config.run.seed, config.model.init_std)
-    return weights.with_tags(source, tags, config.tags.noise, config.tags.seed)
-
-
-def hf_config(config: Config, tokenizer) -> dict:
-    """The config.json of the exported model."""
-    m = config.model
-    return {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "hidden_act": "silu",
-        "hidden_size": m.hidden_size,
-        "intermediate_size": m.ffn_hidden_size,
-        "num_hidden_layers": m.num_layers,
-        "num_attention_heads": m.num_attention_heads,
-        "num_key_value_heads": m.num_query_groups,
-        "head_dim": m.head_dim or m.hidden_size // m.num_attention_heads,
-        "vocab_size": m.vocab_size,
-        "rope_theta": m.rope_theta,
-        "rms_norm_eps": m.norm_eps,
-        "tie_word_embeddings": m.tie_embeddings,
-        "max_position_embeddings": m.max_length,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "use_cache": True,
-        "torch_dtype": "float32" if m.precision == "fp32" else "bfloat16",
-    }
+        source = sources.from_seed(lambda name: weights.hf_shape(shapes, name), config.run.seed, config.model.init_std)
+    return sources.with_tags(source, tags, config.tags.noise, config.tags.seed)

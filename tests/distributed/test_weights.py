@@ -7,8 +7,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
+from benchmarks.meter import peak_bytes
 from nemo_forking.config import Config
+from nemo_forking.model.hf_folder import check_folder
 from nemo_forking.tags import initial_rows, make_tags
+from nemo_forking.training import trainer
 from tests.distributed.runs import (
     MODEL,
     VOCABULARY,
@@ -82,14 +85,38 @@ def test_the_exported_tokenizer_knows_the_tags(ground, tmp_path):
     assert "<|im_start|>" in tokenizer.additional_special_tokens
 
 
-def test_several_safetensors_files_are_read_by_their_index(ground, tmp_path):
+def test_several_safetensors_files_are_read_by_their_index(ground, tmp_path, monkeypatch):
+    monkeypatch.setattr("nemo_forking.model.weights.SHARD_BYTES", 20_000)
     one = still(ground, tmp_path / "one", False, LAYOUTS["pipeline"])
     run(one)
-    assert len(list((tmp_path / "one" / "model").glob("*.safetensors"))) == 2
+    assert len(list((tmp_path / "one" / "model").glob("*.safetensors"))) > 2
     two = still(ground, tmp_path / "two", False, {"model.base": str(tmp_path / "one" / "model")})
     run(two)
     first, second = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_files_are_the_same_under_every_layout_though_several_ranks_write_one(ground, tmp_path, monkeypatch):
+    monkeypatch.setattr("nemo_forking.model.weights.SHARD_BYTES", 20_000)
+    files = {}
+    for name in ("one", "interleaved", "four"):
+        run(still(ground, tmp_path / name, False, LAYOUTS[name]))
+        files[name] = {f.name: f.read_bytes() for f in (tmp_path / name / "model").iterdir() if "safetensors" in f.name}
+    assert len(files["one"]) > 4 and files["interleaved"] == files["one"] and files["four"] == files["one"]
+    check_folder(tmp_path / "four" / "model", still(ground, tmp_path / "four", False, {}).model)
+
+
+def test_an_export_holds_one_tensor_at_a_time(ground, tmp_path, monkeypatch):
+    export, sizes = trainer.weights.export, tmp_path / "peak"
+
+    def watched(*args, **kwargs) -> None:
+        sizes.write_text(str(peak_bytes(lambda: export(*args, **kwargs), torch.device("cpu"))[0]))
+
+    monkeypatch.setattr(trainer.weights, "export", watched)
+    run(still(ground, tmp_path / "run", False, LAYOUTS["one"]))
+    # the largest is the query, key and value weight, cut into three; the whole model has 209,536 bytes
+    qkv = 4 * (MODEL["hidden_size"] + 2 * MODEL["hidden_size"] // 2) * MODEL["hidden_size"]
+    assert 0 < int(sizes.read_text()) <= 2 * qkv
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
