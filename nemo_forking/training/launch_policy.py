@@ -14,6 +14,7 @@ from nemo_forking.evaluation.measure import System
 from nemo_forking.rewards.several import open_graders
 from nemo_forking.rl.batches import questions_of_batch
 from nemo_forking.rl.prompts import Prompt, load_prompts
+from nemo_forking.tags import make_tags, tag_text
 from nemo_forking.training.identity import finished, policy_identity
 from nemo_forking.training.launch import is_first_rank, run_ranks
 
@@ -43,7 +44,18 @@ def start_policy(config: Config) -> None:
 
 def check_engine_and_grader(config: Config, prompts: list[Prompt]) -> None:
     """Refuse a model without weights or tags, servers that do not answer, and graders that cannot work here."""
-    with System(config, SystemConfig(model=config.model.base)) as system:
+    base, spare = config.model.base, config.model.vocab_size
+    with System(config, SystemConfig(model=base)) as system:
+        if config.tags.spelling == "special" and tag_text(0) not in system.tokenizer.get_added_vocab():
+            raise UserError(f"model.base={base}: its tokenizer has no {tag_text(0)}; take a model trained with tags")
+        trained = make_tags(
+            load_tokenizer(config.data.tokenizer), config.tags.spelling, config.tags.count, vocabulary_rows=spare
+        )
+        if trained.ids_NK != system.choice.tags.ids_NK:
+            raise UserError(
+                f"data.tokenizer={config.data.tokenizer} gives the tags other ids than model.base={base}: take the "
+                f"model's own, data.tokenizer={base}"
+            )
         if config.engine.name == "server":  # the others would load the model
             system.engine()
     open_graders({prompt.id: prompt.answer for prompt in prompts}, config.evaluation.grading).close()

@@ -119,6 +119,18 @@ def test_a_model_without_weights_and_servers_that_do_not_answer_are_refused(refu
     assert "no vLLM server is left" in error and "http://127.0.0.1:9: no connection" in error
 
 
+def test_a_model_without_tags_and_a_tokenizer_with_other_ones_are_refused(refused, ground, tmp_path):
+    untagged, shifted = (shutil.copytree(ground / "model", tmp_path / name) for name in ("untagged", "shifted"))
+    many_ways.make_tokenizer(untagged)
+    assert "its tokenizer has no <think1>" in refused(f"model.base={untagged}")
+    tokenizer = many_ways.make_tokenizer(shifted)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|other|>"]})
+    add_to_tokenizer(tokenizer, make_tags(tokenizer, "special", TAGS, vocabulary_rows=128))
+    tokenizer.save_pretrained(shifted)
+    error = refused(f"data.tokenizer={shifted}")
+    assert f"take the model's own, data.tokenizer={ground / 'model'}" in error
+
+
 def test_another_runs_folder_is_refused_by_its_settings_and_the_same_runs_is_left_as_it_is(gfpo, ground, tmp_path):
     words = command(ground, tmp_path)
     identity = policy_identity(load(words), load_prompts(ground / "prompts")[1])
