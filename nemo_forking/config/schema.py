@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nemo_forking.config.convert import ConvertConfig
 from nemo_forking.config.evaluation import BenchmarkConfig, EngineConfig, EvaluationConfig
 from nemo_forking.config.fields import key
+from nemo_forking.config.plan import PlanConfig
 from nemo_forking.config.policy import (
     PolicyConfig,
     PolicyStageConfig,
@@ -67,6 +69,10 @@ class LayoutConfig:
     distributed_optimizer: bool = key("optimizer state split over data parallel")
     overlap_grad_reduce: bool = key("gradient reduction during the backward pass")
     overlap_param_gather: bool = key("parameter gather during the forward pass")
+    memory_gib: float | None = key("memory of a GPU, GiB; null where a plan need not fit", default=None, above=0)
+    peak_tflops: float | None = key(
+        "peak of a GPU, TFLOP/s, dense; null for a plan without hours", default=None, above=0
+    )
 
     @property
     def processes(self) -> int:
@@ -198,6 +204,8 @@ class Config:
     benchmarks: dict[str, BenchmarkConfig] = key("the benchmarks, by name")
     evaluation: EvaluationConfig = key("the evaluation")
     study: StudyConfig | None = key("the comparison of rules; null outside recipes/reproduce.py")
+    plan: PlanConfig | None = key("the plan; null in run folders from before there were plans", default=None)
+    convert: ConvertConfig | None = key("a conversion; null in run folders from before there were any", default=None)
 
 
 @dataclass(frozen=True)

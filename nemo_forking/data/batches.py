@@ -1,7 +1,6 @@
-"""Rows to micro-batches: dealt over data-parallel ranks, packed or padded, sliced for context parallelism.
+"""Rows to micro-batches: packed or padded, sliced for context parallelism. Which row goes where is data/packing.py's.
 
-Everything here is a pure function of lengths that every rank knows, so no rank has to be told its share. Shape
-letters: R rows, B batch, T time, L label positions.
+Shape letters: R rows, B batch, T time, L label positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,58 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nemo_forking.errors import UserError
+from nemo_forking.data.packing import Deal, Layout, Row, deal, round_up
 
-
-@dataclass(frozen=True)
-class Row:
-    """One sequence `prompt + tag + trace`, of which tokens `ids[first:]` are predicted and counted.
-
-    With `choices` its last place is a fork: each of these ids is predicted there, from one hidden state, and counts
-    under a name of its own.
-    """
-
-    ids: np.ndarray  # int64
-    first: int  # index of the first counted token; at least 1, and the last one before a fork
-    weight: float = 1.0  # of every counted token in the loss
-    index: int = 0  # the caller's name for the row
-    choices: tuple[int, ...] = ()  # what may stand in the place of ids[-1]
-
-    @property
-    def length(self) -> int:
-        """Tokens the model reads: all but the last, which is only predicted."""
-        return len(self.ids) - 1
-
-    @property
-    def counted(self) -> int:
-        """Tokens predicted."""
-        return len(self.choices) or len(self.ids) - self.first
-
-    @property
-    def names(self) -> tuple[int, ...]:
-        """What its predictions are added up under: its index, or index * N + i for the i-th of N choices."""
-        count = len(self.choices)
-        return tuple(range(self.index * count, (self.index + 1) * count)) or (self.index,)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a pass is laid out; the same on every rank but for the two rank numbers."""
-
-    packing: bool
-    tokens: int  # capacity of a packed micro-batch
-    micro_batch_size: int  # rows of a padded micro-batch
-    data_ranks: int = 1
-    data_rank: int = 0
-    context_ranks: int = 1
-    context_rank: int = 0
-    multiple: int = 1  # T is a multiple of this (sequence parallelism, kernels' favourite sizes)
-    group: int = 1  # micro-batches per rank are a multiple of this (interleaved pipeline)
-
-    @property
-    def row_multiple(self) -> int:
-        """What a row's length is rounded up to, so that context parallelism cuts it into equal chunks."""
-        return 2 * self.context_ranks if self.context_ranks > 1 else 1
+__all__ = ["Deal", "Layout", "MicroBatch", "Row", "build", "deal"]
 
 
 @dataclass(frozen=True)
@@ -84,67 +34,6 @@ class MicroBatch:
         return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, Tensor)})
 
 
-@dataclass(frozen=True)
-class Deal:
-    """Which rows lie in which micro-batch of which data-parallel rank, and the one shape of all of them."""
-
-    micro_batches: list[list[list[int]]]  # [data rank][micro-batch][row number]; an empty list is a dummy
-    batch: int  # B
-    time: int  # T over all context ranks
-
-    @property
-    def rows_max(self) -> int:
-        """Most rows any rank holds."""
-        return max(sum(map(len, rank)) for rank in self.micro_batches)
-
-
-def deal(lengths: Sequence[int], layout: Layout) -> Deal:
-    """Deal rows of these lengths to ranks: the same number of micro-batches each, near-equal tokens.
-
-    Packed: longest row first, each into the emptiest bin with room, with as few bins as hold them all. Padded: rows
-    of like length share a micro-batch. Raises UserError when a row is longer than a packed micro-batch.
-    """
-    lengths = np.array([_round_up(n, layout.row_multiple) for n in lengths], dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    step = layout.data_ranks * layout.group
-    if layout.packing:
-        bins = _pack(lengths, order, layout.tokens, step)
-    else:
-        size = layout.micro_batch_size
-        bins = [order[i : i + size].tolist() for i in range(0, len(order), size)]
-        bins += [[] for _ in range(-len(bins) % step)]
-    fill = [int(lengths[b].sum()) if layout.packing else int(lengths[b].max(initial=0)) for b in bins]
-    time = _round_up(max(max(fill), 1), np.lcm(layout.multiple, layout.row_multiple))
-    ranks: list[list[list[int]]] = [[] for _ in range(layout.data_ranks)]
-    for place, b in enumerate(sorted(range(len(bins)), key=lambda b: -fill[b])):
-        lap, seat = divmod(place, layout.data_ranks)  # there and back again, so that no rank always gets the fuller
-        ranks[seat if lap % 2 == 0 else layout.data_ranks - 1 - seat].append(bins[b])
-    return Deal(ranks, 1 if layout.packing else layout.micro_batch_size, int(time))
-
-
-def _pack(lengths: np.ndarray, order: np.ndarray, capacity: int, step: int) -> list[list[int]]:
-    if lengths.max() > capacity:
-        raise UserError(
-            f"a row of {lengths.max()} tokens does not fit a packed micro-batch of {capacity}: raise batch.tokens "
-            "(or batch.match_tokens), or lower data.max_length"
-        )
-    count = _round_up(int(np.ceil(lengths.sum() / capacity)), step)
-    while (bins := _try_pack(lengths, order, capacity, count)) is None:
-        count += step
-    return bins
-
-
-def _try_pack(lengths: np.ndarray, order: np.ndarray, capacity: int, count: int) -> list[list[int]] | None:
-    bins, fill = [[] for _ in range(count)], np.zeros(count, dtype=np.int64)
-    for row in order:
-        emptiest = int(fill.argmin())
-        if fill[emptiest] + lengths[row] > capacity:
-            return None
-        bins[emptiest].append(int(row))
-        fill[emptiest] += lengths[row]
-    return bins
-
-
 def build(rows: Sequence[Row], plan: Deal, layout: Layout) -> Iterator[MicroBatch]:
     """This rank's micro-batches, one after the other."""
     for members in plan.micro_batches[layout.data_rank]:
@@ -153,7 +42,7 @@ def build(rows: Sequence[Row], plan: Deal, layout: Layout) -> Iterator[MicroBatc
 
 
 def _packed(rows: list[Row], plan: Deal, layout: Layout) -> MicroBatch:
-    lengths = [_round_up(r.length, layout.row_multiple) for r in rows]
+    lengths = [round_up(r.length, layout.row_multiple) for r in rows]
     documents = lengths + [plan.time - sum(lengths)] * (sum(lengths) < plan.time)  # the rest is a document of padding
     sheet = _Sheet(1, plan.time)
     starts = np.cumsum([0, *lengths])
@@ -219,7 +108,3 @@ def _own_part(length: int, layout: Layout) -> np.ndarray:
         return np.arange(length)
     chunks = np.arange(length).reshape(2 * layout.context_ranks, -1)
     return np.concatenate([chunks[layout.context_rank], chunks[2 * layout.context_ranks - 1 - layout.context_rank]])
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-int(n) // int(multiple)) * int(multiple)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from nemo_forking.config.schema import ModelConfig
-from nemo_forking.data.batches import Row
+from nemo_forking.data.packing import Row
 
 
 def step_flops(model: ModelConfig, scored: Iterable[Row], trained: Iterable[Row]) -> float:

@@ -1,0 +1,1 @@
+"""What a run will need, computed from its configuration: memory, FLOPs, hours, disk (docs/plan.md)."""

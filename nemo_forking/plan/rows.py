@@ -1,0 +1,127 @@
+"""The rows a step is planned on: of mean length for its cost, of the greatest length for its memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nemo_forking.config import Config
+from nemo_forking.data.packing import Deal, Layout, Row, deal, round_up
+from nemo_forking.data.token_file import read_manifest
+from nemo_forking.plan.activations import Sheet
+
+TAG = {"special": 1, "text": 5}  # ids of a tag
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one step.
+
+    Attributes:
+        scored: of the pass without a gradient: matching, or the tags' probabilities at the fork.
+        trained: of the update.
+    """
+
+    scored: list[Row]
+    trained: list[Row]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean tokens of a prompt and of a trace, and where they come from."""
+
+    prompt: int
+    trace: int
+    source: str
+
+
+def lengths(config: Config) -> Lengths:
+    """Those of the prepared data where there are any, else the assumed ones."""
+    plan = config.plan
+    manifest = read_manifest(Path(config.data.folder)) if plan.recipe == "ssft" else None
+    if manifest is None:
+        prompt = min(plan.prompt_tokens, config.data.max_length // 2)  # a laptop's sequences are short
+        trace = min(plan.trace_tokens, config.data.max_length - prompt - TAG[config.tags.spelling])
+        return Lengths(prompt, trace, "assumed, plan.prompt_tokens and plan.trace_tokens")
+    prompt, target = (round(manifest["lengths"][name]["mean"]) for name in ("prompt", "target"))
+    return Lengths(prompt, target, f"means of {config.data.folder}")
+
+
+def step_rows(config: Config, mean: Lengths) -> Rows:
+    """Rows of a step whose prompts and traces all have the mean length; a policy's questions all have a gradient."""
+    tag, questions = TAG[config.tags.spelling], config.batch.questions
+    if config.plan.recipe == "gfpo":
+        fork = row(mean.prompt + tag - 1, config.tags.count)
+        if config.policy.scope == "tag":
+            return Rows([fork] * questions, [fork] * questions)
+        completion = min(config.plan.completion_tokens, config.rollout.max_tokens)
+        rollout = row(mean.prompt + tag + completion - 1, completion + 1)
+        return Rows([fork] * questions, [rollout] * (questions * config.rollout.group))
+    pairs, scored = questions * config.data.traces, []
+    if config.matching.rule == "optimal":
+        prefix = min(config.matching.tokens, mean.trace)
+        scored = [row(mean.prompt + tag + prefix - 1, prefix)] * (pairs * config.tags.count)
+    counted = mean.trace + (tag if config.loss.include_tag else 0)
+    return Rows(scored, [row(mean.prompt + tag + mean.trace - 1, counted)] * pairs)
+
+
+def row(length: int, counted: int) -> Row:
+    """A row of `length` tokens read and `counted` predicted; its ids take no memory."""
+    return Row(np.broadcast_to(np.int64(0), length + 1), first=length + 1 - counted)
+
+
+def pass_layout(config: Config, *, without_gradient: bool) -> Layout:
+    """As training.passes.pass_layout, without a running group."""
+    batch, layout = config.batch, config.layout
+    sequence = layout.tensor if layout.sequence_parallel else 1
+    return Layout(
+        packing=batch.packing,
+        tokens=batch.match_tokens if without_gradient else batch.tokens,
+        micro_batch_size=batch.match_micro_batch_size if without_gradient else batch.micro_batch_size,
+        data_ranks=layout.data,
+        context_ranks=layout.context,
+        multiple=sequence * layout.context * (2 if layout.context > 1 else 1),
+        group=layout.pipeline if layout.virtual_pipeline else 1,
+    )
+
+
+def dealt(config: Config, rows: list[Row], *, without_gradient: bool) -> Deal:
+    """The rows in micro-batches, as training deals them."""
+    return deal([one.length for one in rows], pass_layout(config, without_gradient=without_gradient))
+
+
+def fullest(config: Config, *, without_gradient: bool) -> tuple[Sheet, int]:
+    """The fullest micro-batch the settings allow, and the most micro-batches of a data-parallel rank.
+
+    A packed micro-batch is full; a padded one has the longest rows. Only the labels of matching rows are bounded
+    (`matching.tokens` of each, of which as many fit as have prompts of the mean length).
+    """
+    batch, layout, mean = config.batch, pass_layout(config, without_gradient=without_gradient), lengths(config)
+    longest, count = _longest(config, mean, without_gradient), _rows_of_a_step(config, without_gradient)
+    tokens = layout.tokens if batch.packing else layout.micro_batch_size * longest
+    tokens = round_up(tokens, np.lcm(layout.multiple, layout.row_multiple))
+    labels = tokens
+    if without_gradient and config.plan.recipe == "ssft":
+        rows = max(1, tokens // (mean.prompt + config.matching.tokens))
+        labels = min(tokens, rows * config.matching.tokens)
+    micro_batches = -(-count // (layout.data_ranks * max(1, layout.tokens // longest if batch.packing else 1)))
+    padded = tokens if batch.packing and config.layout.accelerator == "cpu" else 0
+    return Sheet(tokens, labels, padded), round_up(micro_batches, layout.group)
+
+
+def _longest(config: Config, mean: Lengths, without_gradient: bool) -> int:
+    tag = TAG[config.tags.spelling]
+    if config.plan.recipe == "gfpo":
+        longest = (
+            mean.prompt + tag + (0 if without_gradient or config.policy.scope == "tag" else config.rollout.max_tokens)
+        )
+    else:
+        longest = mean.prompt + tag + config.matching.tokens if without_gradient else config.data.max_length
+    return min(longest, config.model.max_length)
+
+
+def _rows_of_a_step(config: Config, without_gradient: bool) -> int:
+    questions = config.batch.questions
+    if config.plan.recipe == "gfpo":
+        return questions * (config.rollout.group if config.policy.scope == "all" and not without_gradient else 1)
+    return questions * config.data.traces * (config.tags.count if without_gradient else 1)
