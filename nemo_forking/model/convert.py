@@ -1,0 +1,211 @@
+"""Weights from one kind of folder into another, in one process on the CPU, a tensor at a time.
+
+The source is a Hugging Face folder or a checkpoint of a training run; the result is a Hugging Face folder. Its files
+are finished one after another: a conversion that was ended keeps those that it finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nemo_forking.config import Config
+from nemo_forking.data.encoding import load_tokenizer
+from nemo_forking.engines.folder import model_config
+from nemo_forking.errors import UserError
+from nemo_forking.files import write_aside
+from nemo_forking.model.dist_checkpoint import DistCheckpoint, is_checkpoint
+from nemo_forking.model.hf_folder import Shape, check_folder, hf_config, tensor_shapes
+from nemo_forking.model.shards import Shard, lay_out, plan_shards, put, write_index
+from nemo_forking.model.sources import Source, from_folder, with_tags
+from nemo_forking.tags import Tags, add_to_tokenizer, make_tags, tag_text
+from nemo_forking.training.identity import fingerprint
+
+TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+RECORD, AT_WORK = "provenance.json", "conversion.json"  # in a finished folder, and in one that is being written
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source of weights, found to be whole.
+
+    Attributes:
+        tensors: Hugging Face name -> (dtype, shape), in the order of the forward pass.
+        source: Hugging Face name -> tensor, tags' rows included where the result has tags.
+        hf_config: config.json of the result.
+        tokenizer: of the result.
+        identity: all that the result's bytes depend on (json).
+    """
+
+    tensors: Mapping[str, tuple[torch.dtype, Shape]]
+    source: Source
+    hf_config: dict
+    tokenizer: Any
+    identity: dict
+
+
+def convert(config: Config, tell: Callable[[str], None] = print) -> Path:
+    """Write `convert.folder` from `convert.source`, unless it is there already, and compare the two.
+
+    Raises:
+        UserError: a source that is damaged or is not the configured model, naming the tensor, the shape expected and
+            the shape found; a folder that holds something else; a written tensor that differs from the source's.
+    """
+    opened, folder = open_source(config), Path(config.convert.folder)
+    if is_converted(folder, opened.identity):
+        tell(f"{folder} is there already")
+    else:
+        write_folder(folder, opened, int(config.convert.shard_gb * 1e9), tell)
+    if config.convert.verify:
+        verify(folder, config, opened)
+        tell(f"{folder}: all {len(opened.tensors)} tensors are the source's, bit for bit")
+    return folder
+
+
+# ---------------------------------------------------------------- from
+
+
+def open_source(config: Config) -> Opened:
+    """Look at `convert.source`, headers only.
+
+    Raises:
+        UserError: it is not whole, or is not the configured model.
+    """
+    folder = config.convert.source
+    if not folder:
+        raise UserError("convert.source is not set; give a Hugging Face folder, or runs/<run>/checkpoints/step_<n>")
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    open_it = _open_checkpoint if is_checkpoint(folder) else _open_hugging_face
+    return open_it(config, Path(folder), tokenizer)
+
+
+def _open_hugging_face(config: Config, folder: Path, tokenizer) -> Opened:
+    entries = check_folder(folder, config.model, key="convert.source")
+    tensors = {name: (TORCH[entries[name].dtype], shape) for name, shape in tensor_shapes(config.model).items()}
+    source, tags = from_folder(folder), None
+    if config.convert.tags:
+        if tag_text(0) in tokenizer.get_added_vocab():
+            raise UserError(
+                f"convert.tags=true, but data.tokenizer={config.data.tokenizer} has tags already, whose rows would be "
+                "lost; set convert.tags=false"
+            )
+        tags = _tags(config, tokenizer)
+        source = with_tags(source, tags, config.tags.noise, config.tags.seed)
+        add_to_tokenizer(tokenizer, tags)
+    identity = _identity(config, fingerprint(folder), tags)
+    return Opened(tensors, source, model_config(folder), tokenizer, identity)
+
+
+def _open_checkpoint(config: Config, folder: Path, tokenizer) -> Opened:
+    """A run's checkpoint: its model has the tags' rows already."""
+    if (folder / "extra.json").is_file():
+        there = json.loads((folder / "extra.json").read_text())["identity"]
+        ours = {f"model.{name}": value for name, value in asdict(config.model).items() if name != "base"}
+        ours |= {f"tags.{name}": value for name, value in asdict(config.tags).items()}
+        for name, value in ours.items():
+            if name in there and there[name] != value:
+                raise UserError(
+                    f"convert.source={folder}: written with {name}={there[name]}, here {name}={value}; give the "
+                    "overrides of the run (its config.yaml lists them)"
+                )
+    checkpoint, tags = DistCheckpoint(folder, config.model), _tags(config, tokenizer)
+    add_to_tokenizer(tokenizer, tags)
+    identity = _identity(config, fingerprint(folder, pattern="*.distcp"), tags)
+    return Opened(checkpoint.tensors, checkpoint.source(), hf_config(config, tokenizer), tokenizer, identity)
+
+
+def _tags(config: Config, tokenizer) -> Tags:
+    return make_tags(tokenizer, config.tags.spelling, config.tags.count, vocabulary_rows=config.model.vocab_size)
+
+
+def _identity(config: Config, source: str, tags: Tags | None) -> dict:
+    values = {
+        "source": source,
+        "convert.shard_gb": config.convert.shard_gb,
+        "data.tokenizer": config.data.tokenizer,
+        "tags": tags and asdict(tags) | {"noise": config.tags.noise, "seed": config.tags.seed},
+    }
+    return json.loads(json.dumps(values))
+
+
+# ---------------------------------------------------------------- to
+
+
+def is_converted(folder: Path, identity: dict) -> bool:
+    """Whether the folder is the result of just this conversion; raises UserError where it holds something else."""
+    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+        return False
+    record = folder / RECORD
+    found = json.loads(record.read_text()).get("conversion") if record.is_file() else None
+    if found != identity:
+        what = "is no result of a conversion" if found is None else "was converted from another source or otherwise"
+        raise UserError(f"convert.folder={folder} {what}; choose another one, or remove that")
+    return True
+
+
+def write_folder(folder: Path, opened: Opened, shard_bytes: int, tell: Callable[[str], None] = print) -> None:
+    """Write a Hugging Face folder aside, file after file, and rename it when whole; finished files are kept.
+
+    At any time one tensor of the source is held (and what the source itself keeps), never a file's.
+    """
+    aside = folder.with_name(f".{folder.name}.partial")
+    shards = plan_shards(opened.tensors, shard_bytes)
+    if not (aside / AT_WORK).is_file() or json.loads((aside / AT_WORK).read_text()) != opened.identity:
+        shutil.rmtree(aside, ignore_errors=True)
+        write_aside(aside / AT_WORK, json.dumps(opened.identity))
+    for shard in shards:
+        if (aside / shard.file).is_file():
+            tell(f"{shard.file} is there already")
+            continue
+        _write_shard(aside, shard, opened.source)
+        tell(f"{shard.file}  {shard.size / 1e9:.2f} GB")
+    write_index(aside, shards)
+    (aside / "config.json").write_text(json.dumps(opened.hf_config, indent=1))
+    opened.tokenizer.save_pretrained(aside)
+    provenance = {"conversion": opened.identity, "tags": opened.identity["tags"]}
+    (aside / RECORD).write_text(json.dumps(provenance, indent=1))
+    (aside / AT_WORK).unlink()
+    if folder.exists():
+        folder.rmdir()  # is_converted found it empty
+    aside.rename(folder)
+
+
+def _write_shard(aside: Path, shard: Shard, source: Source) -> None:
+    partial = aside / f".{shard.file}.partial"
+    lay_out(partial, shard)
+    for name, place in shard.places.items():
+        put(partial, name, place, source(name))
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(aside / shard.file)
+
+
+def verify(folder: Path, config: Config, opened: Opened) -> None:
+    """Read every tensor of a written folder again and compare its bits with the source's, two tensors at a time.
+
+    Raises:
+        UserError: naming the tensor that differs, with its shape and how many of its numbers do.
+    """
+    check_folder(folder, config.model, key="convert.folder")
+    written = from_folder(folder)
+    for name, (dtype, shape) in opened.tensors.items():
+        ours, theirs = written(name), opened.source(name)
+        if ours.dtype != dtype or not torch.equal(_bits(ours), _bits(theirs)):
+            differing = int((_bits(ours) != _bits(theirs)).any(-1).sum()) if ours.dtype == dtype else ours.numel()
+            raise UserError(
+                f"convert.folder={folder}: tensor {name}, {dtype} of shape {shape}: {differing:,} of {ours.numel():,} "
+                f"numbers ({ours.dtype}) are not the source's; remove the folder and convert again"
+            )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes of every number: [numbers, bytes of one]."""
+    return tensor.contiguous().view(torch.uint8).view(tensor.numel(), -1)

@@ -1,0 +1,27 @@
+"""Convert weights: a run's checkpoint, or a Hugging Face folder, into a Hugging Face folder.
+
+    python recipes/convert.py experiment=ssft_math_32b convert.source=runs/x/checkpoints/step_0000125
+        convert.folder=models/x_125
+    python recipes/convert.py model=qwen25_7b convert.source=models/Qwen2.5-7B-Instruct convert.tags=true
+        convert.folder=models/tagged
+
+The source is checked first, by the headers of its files. One process on the CPU holds one tensor at a time, whatever
+the layout that wrote the checkpoint. The same command continues a conversion that was ended, at the file it was at.
+"""
+
+from rich.console import Console
+
+from nemo_forking.cli import main
+
+
+@main
+def run(config) -> None:
+    from nemo_forking.model.convert import convert
+
+    console = Console()
+    folder = convert(config, tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    console.print(f"The model is in {folder}", style="bold", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run()
