@@ -1,12 +1,15 @@
-"""Convert weights: a run's checkpoint, or a Hugging Face folder, into a Hugging Face folder.
+"""Convert weights between Hugging Face folders and Megatron distributed checkpoints, a training run's among them.
 
     python recipes/convert.py experiment=ssft_math_32b convert.source=runs/x/checkpoints/step_0000125
         convert.folder=models/x_125
     python recipes/convert.py model=qwen25_7b convert.source=models/Qwen2.5-7B-Instruct convert.tags=true
         convert.folder=models/tagged
+    python recipes/convert.py model=qwen25_7b convert.source=models/Qwen2.5-7B-Instruct convert.to=megatron
+        convert.folder=models/megatron
 
-The source is checked first, by the headers of its files. One process on the CPU holds one tensor at a time, whatever
+The source is checked first, by the headers of its files. One process on the CPU holds a tensor at a time, whatever
 the layout that wrote the checkpoint. The same command continues a conversion that was ended, at the file it was at.
+Training needs no conversion: it reads a Hugging Face folder (model.base) under every layout.
 """
 
 from rich.console import Console

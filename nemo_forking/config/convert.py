@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from nemo_forking.config.fields import key
 
@@ -11,8 +12,9 @@ from nemo_forking.config.fields import key
 class ConvertConfig:
     """Weights from one folder into another."""
 
-    source: str | None = key("Hugging Face folder, or a checkpoint of a run (runs/x/checkpoints/step_0000100)")
-    folder: str = key("Hugging Face folder that is written")
+    source: str | None = key("Hugging Face folder, or a checkpoint of a run (runs/x/checkpoints/step_<n>)")
+    to: Literal["huggingface", "megatron"] = key("what is written: a Hugging Face folder or a Megatron checkpoint")
+    folder: str = key("folder that is written")
     tags: bool = key("a Hugging Face source gets the tags' rows, and its tokenizer the tags")
     shard_gb: float = key("largest safetensors file, GB of tensors", above=0)
     verify: bool = key("every written tensor is read again and compared with the source's, bit for bit")

@@ -1,7 +1,7 @@
 """Weights from one kind of folder into another, in one process on the CPU, a tensor at a time.
 
-The source is a Hugging Face folder or a checkpoint of a training run; the result is a Hugging Face folder. Its files
-are finished one after another: a conversion that was ended keeps those that it finished.
+Source and result are each a Hugging Face folder or a Megatron distributed checkpoint (of a training run, or written
+here, without an optimizer). Files are finished one after another: a conversion that was ended keeps those.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from nemo_forking.engines.folder import model_config
 from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
 from nemo_forking.model.dist_checkpoint import DistCheckpoint, is_checkpoint
+from nemo_forking.model.dist_writer import write_files
 from nemo_forking.model.hf_folder import Shape, check_folder, hf_config, tensor_shapes
 from nemo_forking.model.shards import Shard, lay_out, plan_shards, put, write_index
 from nemo_forking.model.sources import Source, from_folder, with_tags
@@ -63,7 +64,7 @@ def convert(config: Config, tell: Callable[[str], None] = print) -> Path:
     if is_converted(folder, opened.identity):
         tell(f"{folder} is there already")
     else:
-        write_folder(folder, opened, int(config.convert.shard_gb * 1e9), tell)
+        write_folder(folder, config, opened, tell)
     if config.convert.verify:
         verify(folder, config, opened)
         tell(f"{folder}: all {len(opened.tensors)} tensors are the source's, bit for bit")
@@ -105,7 +106,7 @@ def _open_hugging_face(config: Config, folder: Path, tokenizer) -> Opened:
 
 
 def _open_checkpoint(config: Config, folder: Path, tokenizer) -> Opened:
-    """A run's checkpoint: its model has the tags' rows already."""
+    """A run's checkpoint, whose model has the tags' rows already, or a converted one, which tells (provenance.json)."""
     if (folder / "extra.json").is_file():
         there = json.loads((folder / "extra.json").read_text())["identity"]
         ours = {f"model.{name}": value for name, value in asdict(config.model).items() if name != "base"}
@@ -116,10 +117,13 @@ def _open_checkpoint(config: Config, folder: Path, tokenizer) -> Opened:
                     f"convert.source={folder}: written with {name}={there[name]}, here {name}={value}; give the "
                     "overrides of the run (its config.yaml lists them)"
                 )
-    checkpoint, tags = DistCheckpoint(folder, config.model), _tags(config, tokenizer)
-    add_to_tokenizer(tokenizer, tags)
+    checkpoint, record = DistCheckpoint(folder, config.model), folder / RECORD
+    tags = None if record.is_file() and not json.loads(record.read_text())["tags"] else _tags(config, tokenizer)
+    if tags:
+        add_to_tokenizer(tokenizer, tags)
+    values = model_config(folder) if (folder / "config.json").is_file() else hf_config(config, tokenizer)
     identity = _identity(config, fingerprint(folder, pattern="*.distcp"), tags)
-    return Opened(checkpoint.tensors, checkpoint.source(), hf_config(config, tokenizer), tokenizer, identity)
+    return Opened(checkpoint.tensors, checkpoint.source(), values, tokenizer, identity)
 
 
 def _tags(config: Config, tokenizer) -> Tags:
@@ -129,6 +133,7 @@ def _tags(config: Config, tokenizer) -> Tags:
 def _identity(config: Config, source: str, tags: Tags | None) -> dict:
     values = {
         "source": source,
+        "convert.to": config.convert.to,
         "convert.shard_gb": config.convert.shard_gb,
         "data.tokenizer": config.data.tokenizer,
         "tags": tags and asdict(tags) | {"noise": config.tags.noise, "seed": config.tags.seed},
@@ -151,23 +156,19 @@ def is_converted(folder: Path, identity: dict) -> bool:
     return True
 
 
-def write_folder(folder: Path, opened: Opened, shard_bytes: int, tell: Callable[[str], None] = print) -> None:
-    """Write a Hugging Face folder aside, file after file, and rename it when whole; finished files are kept.
+def write_folder(folder: Path, config: Config, opened: Opened, tell: Callable[[str], None] = print) -> None:
+    """Write a folder aside, file after file, and rename it when whole; what an ended conversion finished is kept.
 
-    At any time one tensor of the source is held (and what the source itself keeps), never a file's.
+    At any time one tensor of the result is held (and what the source itself keeps), never a file's.
     """
     aside = folder.with_name(f".{folder.name}.partial")
-    shards = plan_shards(opened.tensors, shard_bytes)
     if not (aside / AT_WORK).is_file() or json.loads((aside / AT_WORK).read_text()) != opened.identity:
         shutil.rmtree(aside, ignore_errors=True)
         write_aside(aside / AT_WORK, json.dumps(opened.identity))
-    for shard in shards:
-        if (aside / shard.file).is_file():
-            tell(f"{shard.file} is there already")
-            continue
-        _write_shard(aside, shard, opened.source)
-        tell(f"{shard.file}  {shard.size / 1e9:.2f} GB")
-    write_index(aside, shards)
+    if config.convert.to == "megatron":
+        write_files(aside, config.model, opened.source, tell)
+    else:
+        _write_shards(aside, plan_shards(opened.tensors, int(config.convert.shard_gb * 1e9)), opened.source, tell)
     (aside / "config.json").write_text(json.dumps(opened.hf_config, indent=1))
     opened.tokenizer.save_pretrained(aside)
     provenance = {"conversion": opened.identity, "tags": opened.identity["tags"]}
@@ -176,6 +177,16 @@ def write_folder(folder: Path, opened: Opened, shard_bytes: int, tell: Callable[
     if folder.exists():
         folder.rmdir()  # is_converted found it empty
     aside.rename(folder)
+
+
+def _write_shards(aside: Path, shards: list[Shard], source: Source, tell: Callable[[str], None]) -> None:
+    for shard in shards:
+        if (aside / shard.file).is_file():
+            tell(f"{shard.file} is there already")
+            continue
+        _write_shard(aside, shard, source)
+        tell(f"{shard.file}  {shard.size / 1e9:.2f} GB")
+    write_index(aside, shards)
 
 
 def _write_shard(aside: Path, shard: Shard, source: Source) -> None:
@@ -194,8 +205,11 @@ def verify(folder: Path, config: Config, opened: Opened) -> None:
     Raises:
         UserError: naming the tensor that differs, with its shape and how many of its numbers do.
     """
-    check_folder(folder, config.model, key="convert.folder")
-    written = from_folder(folder)
+    if config.convert.to == "megatron":
+        written = DistCheckpoint(folder, config.model, key="convert.folder").source()
+    else:
+        check_folder(folder, config.model, key="convert.folder")
+        written = from_folder(folder)
     for name, (dtype, shape) in opened.tensors.items():
         ours, theirs = written(name), opened.source(name)
         if ours.dtype != dtype or not torch.equal(_bits(ours), _bits(theirs)):

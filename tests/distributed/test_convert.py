@@ -1,4 +1,4 @@
-"""Weights converted in one process: checkpoints of runs, and folders, into Hugging Face folders, bit for bit."""
+"""Weights converted in one process, bit for bit: runs' checkpoints, Megatron checkpoints, Hugging Face folders."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from megatron.core import dist_checkpointing
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
@@ -15,9 +16,12 @@ from nemo_forking.config import Config
 from nemo_forking.config.convert import ConvertConfig
 from nemo_forking.errors import UserError
 from nemo_forking.model import convert as module
+from nemo_forking.model import dist_writer
 from nemo_forking.model.convert import convert
 from nemo_forking.model.hf_folder import EMBEDDING, HEAD, tensor_entries
 from nemo_forking.tags import initial_rows, make_tags
+from nemo_forking.training import trainer
+from nemo_forking.training.checkpoint import unwrapped
 from tests.distributed.runs import VOCABULARY, Ground, in_fork, lay_ground, run, tiny, weights
 
 FOUR = {"layout.devices": 4, "layout.tensor": 2, "layout.pipeline": 2}
@@ -31,7 +35,7 @@ def ground(tmp_path_factory) -> Ground:
 
 def asked(config: Config, source: Path, folder: Path, **changes) -> Config:
     """The run's configuration, with a conversion."""
-    values = {"tags": False, "shard_gb": FILE, "verify": True} | changes
+    values = {"to": "huggingface", "tags": False, "shard_gb": FILE, "verify": True} | changes
     return replace(config, convert=ConvertConfig(source=str(source), folder=str(folder), **values))
 
 
@@ -112,6 +116,43 @@ def test_a_folder_is_dealt_to_files_anew_without_a_bit_changed(tied, dtype, grou
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_folder_comes_back_from_a_megatron_checkpoint_without_a_bit_changed(tied, dtype, ground, tmp_path):
+    source, middle = tmp_path / "source", tmp_path / "megatron"
+    Qwen2ForCausalLM.from_pretrained(base_of(ground, tied), dtype=dtype).save_pretrained(source)
+    there = asked(from_base(ground, middle, tied), source, middle, to="megatron")
+    quietly(there)
+    in_fork(quietly, asked(there, middle, tmp_path / "got"))
+    before, after = weights(source), weights(tmp_path / "got")
+    assert before.keys() == after.keys()
+    assert all(after[name].dtype == dtype and torch.equal(after[name], before[name]) for name in before)
+    for file in ("config.json", "tokenizer.json"):
+        assert (tmp_path / "got" / file).read_bytes() == (middle / file).read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["tensor and pipeline", "interleaved"])
+def test_megatron_loads_a_converted_checkpoint_under_any_layout(layout, ground, tmp_path, monkeypatch):
+    quietly(from_base(ground, tmp_path / "megatron", to="megatron"))
+    export = trainer.export
+
+    def export_loaded(config, model, *rest) -> None:
+        chunks = {f"model_{number}": unwrapped(chunk) for number, chunk in enumerate(model)}
+        for parameter in (p for chunk in chunks.values() for p in chunk.parameters()):
+            parameter.data.zero_()
+        wanted = {name: chunk.sharded_state_dict() for name, chunk in chunks.items()}
+        state = dist_checkpointing.load(wanted, str(tmp_path / "megatron"))
+        for name, chunk in chunks.items():
+            chunk.load_state_dict(state[name], strict=True)
+        export(config, model, *rest)
+
+    monkeypatch.setattr(trainer, "export", export_loaded)
+    interleaved = {"layout.devices": 2, "layout.pipeline": 2, "layout.virtual_pipeline": 2}
+    run(tiny(ground, tmp_path / "run", FOUR if layout != "interleaved" else interleaved))
+    base, got = weights(ground.base), weights(tmp_path / "run" / "model")
+    assert base.keys() == got.keys() and all(torch.equal(got[name], tensor) for name, tensor in base.items())
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_tags_get_their_rows_and_nothing_else_changes(tied, ground, tmp_path):
     quietly(from_base(ground, tmp_path / "got", tied, tags=True))
     expected, got = weights(base_of(ground, tied)), weights(tmp_path / "got")
@@ -134,8 +175,9 @@ def test_transformers_computes_the_same_logits(ground, tmp_path):
     assert torch.equal(before, after)
 
 
-def test_at_most_the_largest_tensor_twice_is_in_memory(ground, tmp_path):
-    config = from_base(ground, tmp_path / "got", tags=True, verify=False)
+@pytest.mark.parametrize("to", ["huggingface", "megatron"])
+def test_at_most_the_largest_tensor_twice_is_in_memory(to, ground, tmp_path):
+    config = from_base(ground, tmp_path / "got", tags=True, verify=False, to=to)
     peak, _ = peak_bytes(lambda: quietly(config), torch.device("cpu"))
     assert 0 < peak <= 2 * 4 * VOCABULARY * config.model.hidden_size + 4096  # the embedding, before and after its tags
 
@@ -165,6 +207,25 @@ def test_a_conversion_that_was_ended_keeps_its_finished_files(ground, tmp_path, 
     assert after.items() > kept.items() and not aside.exists()
     assert not [file for file in (tmp_path / "got").iterdir() if "partial" in file.name]
     assert quietly(config)[0].endswith("is there already")
+
+
+def test_a_checkpoint_that_was_ended_keeps_its_finished_layers(ground, tmp_path, monkeypatch):
+    config, write, calls = from_base(ground, tmp_path / "got", to="megatron"), dist_writer._write_file, []
+
+    def die(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    monkeypatch.setattr(dist_writer, "_write_file", die)
+    with pytest.raises(KeyboardInterrupt):
+        convert(config, print)
+    assert not (tmp_path / "got").exists()
+    monkeypatch.undo()
+    lines = quietly(config)  # which compares every tensor, too
+    assert [line for line in lines if "already" in line] == [f"__{n}_0.distcp is there already" for n in range(3)]
+    assert not list((tmp_path / "got").glob(".*.places"))
 
 
 def test_files_of_another_source_are_not_kept(ground, tmp_path, monkeypatch):
