@@ -29,7 +29,7 @@ def start_policy(config: Config) -> None:
         raise UserError("model.base is not set; give the folder of a model with tags: runs/<an SSFT run>/model")
     prompts, prompts_hash = load_prompts(config.prompts.folder)
     questions_of_batch(len(prompts), config.run.seed, 0, config.batch.questions)
-    check_prompts_fit(config, prompts)
+    longest = check_prompts_fit(config, prompts)
     if config.policy.kl_weight and config.layout.overlap_param_gather:
         raise UserError(
             "policy.kl_weight swaps the reference's weights in, which layout.overlap_param_gather=true cannot take: "
@@ -38,12 +38,15 @@ def start_policy(config: Config) -> None:
     if finished(config, policy_identity(config, prompts_hash)):
         return
     if is_first_rank():
-        check_engine_and_grader(config, prompts)
+        check_engine_and_grader(config, prompts, longest)
     run_ranks("nemo_forking.training.policy", "train_policy", config)
 
 
-def check_engine_and_grader(config: Config, prompts: list[Prompt]) -> None:
-    """Refuse a model without weights or tags, servers that do not answer, and graders that cannot work here."""
+def check_engine_and_grader(config: Config, prompts: list[Prompt], longest: int) -> None:
+    """Refuse a model without weights or tags, servers that do not answer, and graders that cannot work here.
+
+    `longest` is the most tokens of prompt and completion: servers must take them, or they would cut completions off.
+    """
     base, spare = config.model.base, config.model.vocab_size
     with System(config, SystemConfig(model=base)) as system:
         if config.tags.spelling == "special" and tag_text(0) not in system.tokenizer.get_added_vocab():
@@ -57,12 +60,21 @@ def check_engine_and_grader(config: Config, prompts: list[Prompt]) -> None:
                 f"model's own, data.tokenizer={base}"
             )
         if config.engine.name == "server":  # the others would load the model
-            system.engine()
+            context = system.engine().context
+            if context is not None and context < longest:
+                raise UserError(
+                    f"engine.server.urls: a replica takes {context} tokens, and prompt and completion may have "
+                    f"{longest}: start it with --max-model-len {longest}, or lower rollout.max_tokens"
+                )
     open_graders({prompt.id: prompt.answer for prompt in prompts}, config.evaluation.grading).close()
 
 
-def check_prompts_fit(config: Config, prompts: list[Prompt]) -> None:
-    """Refuse prompts and completions that model or micro-batch cannot hold; raises UserError with the key to change."""
+def check_prompts_fit(config: Config, prompts: list[Prompt]) -> int:
+    """Refuse prompts and completions that model, engine or micro-batch cannot hold; the most tokens of both together.
+
+    Raises:
+        UserError: naming the longest prompt and the key to change.
+    """
     if not Path(config.data.tokenizer).exists():
         raise UserError(
             f"data.tokenizer={config.data.tokenizer} is not there; take the model's own: {config.model.base}"
@@ -74,13 +86,14 @@ def check_prompts_fit(config: Config, prompts: list[Prompt]) -> None:
     longest = int(np.max(lengths)) + TAG_ROOM
     which = f"the prompt {prompts[int(np.argmax(lengths))].id!r} of {config.prompts.folder}"
     whole = longest + config.rollout.max_tokens
-    if whole > config.model.max_length:
-        raise UserError(
-            f"{which} takes {longest} tokens with its tag, and rollout.max_tokens={config.rollout.max_tokens} come to "
-            f"it: more than model.max_length={config.model.max_length}; lower rollout.max_tokens"
-        )
+    for name, room in (("model", config.model.max_length), ("engine", config.engine.max_length)):
+        if room is not None and whole > room:
+            raise UserError(
+                f"{which} takes {longest} tokens with its tag, and rollout.max_tokens={config.rollout.max_tokens} come "
+                f"to it: more than {name}.max_length={room}; lower rollout.max_tokens"
+            )
     if not config.batch.packing:
-        return
+        return whole
     chunks = 2 * config.layout.context if config.layout.context > 1 else 1  # a packed row is cut into so many
     for name, needed in (("match_tokens", longest), ("tokens", whole if config.policy.scope == "all" else longest)):
         needed = -(-needed // chunks) * chunks
@@ -89,3 +102,4 @@ def check_prompts_fit(config: Config, prompts: list[Prompt]) -> None:
                 f"{which} makes a row of up to {needed} tokens, but a packed micro-batch holds batch.{name}="
                 f"{getattr(config.batch, name)}: raise it to {needed}"
             )
+    return whole

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nemo_forking.config import Config
 from nemo_forking.errors import UserError
+from nemo_forking.training.launch_policy import start_policy
 from tests.distributed import policy_runs, runs
 from tests.serving.local_server import LocalServer
 
@@ -19,12 +21,16 @@ def ground(tmp_path_factory):
     return policy_runs.lay_ground(tmp_path_factory.mktemp("ground"))
 
 
-def trained(ground, folder: Path, *servers: LocalServer):
-    """Two steps over these servers, or in process where there are none; what they leave."""
+def over(ground, folder: Path, *servers: LocalServer) -> Config:
+    """Two steps over these servers, or in process where there are none."""
     server = {"urls": tuple(server.url for server in servers), "concurrency": 4, "timeout": 60.0, "retries": 1}
     changes = {"engine.name": "server", "engine.server": server | {"model": None}} if servers else {}
-    config = policy_runs.tiny_policy(ground, folder, changes)
-    policy_runs.run(config)
+    return policy_runs.tiny_policy(ground, folder, changes)
+
+
+def trained(ground, folder: Path, *servers: LocalServer):
+    """What a run over these servers leaves."""
+    policy_runs.run(config := over(ground, folder, *servers))
     lines = [{name: value for name, value in line.items() if name not in TIMED} for line in runs.metrics(config)]
     return lines, runs.weights(folder / "model")
 
@@ -68,3 +74,11 @@ def test_a_step_whose_servers_all_die_goes_on_from_what_they_completed(ground, u
         check_equal(trained(ground, tmp_path / "run", fresh), undisturbed)
         assert fresh.seen() == 2 * ROLLOUTS - kept
     assert json.loads((begun / "fork.json").read_text()) == fork
+
+
+def test_a_server_that_would_cut_completions_off_is_refused_before_ranks_start(ground, tmp_path):
+    with (
+        LocalServer(ground.base, max_length=20) as short,
+        pytest.raises(UserError, match="a replica takes 20 tokens.* start it with --max-model-len 26, or lower rollo"),
+    ):
+        start_policy(over(ground, tmp_path / "run", short))
