@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,9 @@ def put(path: Path, name: str, place: Place, tensor: Tensor) -> None:
             f"{name}: expected {place.dtype} of shape {tuple(place.shape)}, found {tensor.dtype} of shape "
             f"{tuple(tensor.shape)}"
         )
-    with path.open("r+b") as file:
+    # Not for reading too: an NFS client that may read writes whole pages back, and with them, as they were before, the
+    # neighbouring bytes that another node has written meanwhile.
+    with os.fdopen(os.open(path, os.O_WRONLY), "wb") as file:
         file.seek(place.start)
         file.write(tensor.cpu().contiguous().view(torch.uint8).numpy())
 
