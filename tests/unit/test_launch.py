@@ -8,8 +8,8 @@ import pytest
 from nemo_forking.config import load
 from nemo_forking.data.token_file import TokenFile, TokenFileWriter
 from nemo_forking.errors import UserError
-from nemo_forking.training.identity import finished, identity
-from nemo_forking.training.launch import check_launch
+from nemo_forking.training.identity import finished, set_identity
+from nemo_forking.training.launch import check_launch, run_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,17 @@ def test_the_folder_of_another_run_is_refused_before_it_is_touched(record, tmp_p
     )
     written = Path(mine.run.folder) / record
     written.parent.mkdir(parents=True)
-    written.write_text(json.dumps({"identity": identity(mine, file)}))
-    assert finished(mine, file) is (written.name == "provenance.json")
+    written.write_text(json.dumps({"identity": set_identity(mine, file)}))
+    assert finished(mine, set_identity(mine, file)) is (written.name == "provenance.json")
     with pytest.raises(UserError, match="belongs to another run:\n  matching.tokens: there 6, here 7"):
-        finished(other, file)
+        finished(other, set_identity(other, file))
+
+
+def test_a_damaged_base_is_refused_before_ranks_start(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    config = load(["experiment=tiny", f"model.base={base}", f"run.folder={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match=f"model.base={base}/model.safetensors: not a whole safetensors file"):
+        run_ranks("no.such.module", "train", config)
+    assert not (tmp_path / "run").exists()
