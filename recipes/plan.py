@@ -13,10 +13,14 @@ from nemo_forking.cli import main
 from nemo_forking.plan.plan import make_plan, refuse_what_cannot_fit
 from nemo_forking.plan.show import heading, show
 
+WIDE = 120  # columns
+
 
 @main
 def run(config) -> None:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)  # a file has room for the tables
     console.print(heading(config), style="bold", highlight=False)
     plan = make_plan(config)
     show(config, plan, console)

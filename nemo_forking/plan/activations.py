@@ -17,6 +17,7 @@ class Sheet:
 
     Attributes:
         tokens: places, padding included.
+        batch: sequences side by side, which share their rotary angles; 1 when packed.
         labels: places the head is applied at.
         padded: places of the padded copies of a packed micro-batch that torch's attention makes; 0 for none.
         groups: such copies; a single one holds the whole pack.
@@ -24,6 +25,7 @@ class Sheet:
 
     tokens: int
     labels: int
+    batch: int = 1
     padded: int = 0
     groups: int = 1
 
@@ -38,7 +40,7 @@ def layer_bytes(model: ModelConfig, layout: LayoutConfig, sheet: Sheet, recomput
         return residual * model.hidden_size * size  # the layer's input alone
     (queries, keys), torch = head_widths(model), layout.accelerator == "cpu"
     norms = 2 * (residual * model.hidden_size * (3 if torch else 2) + residual)  # input, output; torch: normalised too
-    rotary = 4 * whole * (queries // model.num_attention_heads)  # cosine and sine, of queries and of keys
+    rotary = 4 * whole / sheet.batch * (queries // model.num_attention_heads)  # cosine and sine, of queries and of keys
     feed_forward = split * model.ffn_hidden_size * (5 if torch else 3)  # two inputs, product; torch: two on the way
     numbers = norms + rotary + _attention(split, queries, keys, model, layout, sheet, recompute) + feed_forward
     return numbers * size
@@ -59,7 +61,8 @@ def _attention(split, queries, keys, model, layout, sheet: Sheet, recompute: str
 def end_bytes(model: ModelConfig, layout: LayoutConfig, sheet: Sheet, stage: int) -> float:
     """Bytes kept outside the layers: rotary angles, token ids, and on the last stage final norm and head."""
     size, tokens = number_bytes(model), sheet.tokens / layout.context
-    angles = 4 * tokens * (head_widths(model)[0] // model.num_attention_heads) if layout.recompute == "full" else 0
+    turned = head_widths(model)[0] // model.num_attention_heads
+    angles = 4 * tokens / sheet.batch * turned if layout.recompute == "full" else 0  # else each layer's own are counted
     ids = 8 * tokens if stage == 0 else 0
     if stage < layout.pipeline - 1:
         return angles + ids

@@ -2,12 +2,14 @@
 
 from nemo_forking.config import Config
 from nemo_forking.plan.parameters import model_parameters
-from nemo_forking.plan.state import number_bytes, optimizer_bytes
+from nemo_forking.plan.state import MASTER, MOMENTS, number_bytes, optimizer_bytes
 
 
 def checkpoint_bytes(config: Config) -> int:
-    """One distributed checkpoint. Its optimizer part has a float32 copy of float32 weights too."""
-    optimizer = max(optimizer_bytes(config.model), 12)
+    """One distributed checkpoint. The distributed optimizer's part has weights in float32 whatever the model's type."""
+    optimizer = optimizer_bytes(config.model)
+    if config.layout.distributed_optimizer:
+        optimizer = max(optimizer, MOMENTS + MASTER)
     return model_parameters(config.model) * (number_bytes(config.model) + optimizer)
 
 

@@ -106,7 +106,8 @@ def fullest(config: Config, *, without_gradient: bool) -> tuple[Sheet, int]:
         labels = min(tokens, rows * config.matching.tokens)
     micro_batches = -(-count // (layout.data_ranks * max(1, layout.tokens // longest if batch.packing else 1)))
     padded = tokens if batch.packing and config.layout.accelerator == "cpu" else 0
-    return Sheet(tokens, labels, padded), round_up(micro_batches, layout.group)
+    side = 1 if batch.packing else layout.micro_batch_size
+    return Sheet(tokens, labels, side, padded), round_up(micro_batches, layout.group)
 
 
 def _longest(config: Config, mean: Lengths, without_gradient: bool) -> int:

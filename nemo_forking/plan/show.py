@@ -21,7 +21,7 @@ def show(config: Config, plan: Plan, console: Console) -> None:
     console.print(_memory(config, plan))
     console.print(_work(config, plan))
     for line in _lines(config, plan):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _memory(config: Config, plan: Plan) -> Table:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -21,6 +22,7 @@ from recipes.plan import run
 ONE_RANK = ("layout.tensor=1", "layout.sequence_parallel=false")  # nothing is split
 
 
+@cache
 def config(*overrides: str, experiment: str = "ssft_math_32b"):
     return load([f"experiment={experiment}", *overrides])
 
