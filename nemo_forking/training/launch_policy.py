@@ -25,6 +25,12 @@ def start_policy(config: Config) -> None:
     Under torchrun or srun every rank calls it. Raises UserError before any rank starts for prompts, model, grader,
     settings or a run folder that do not fit.
     """
+    if to_be_trained(config):
+        run_ranks("nemo_forking.training.policy", "train_policy", config)
+
+
+def to_be_trained(config: Config) -> bool:
+    """Whether the run is not finished, once all that it needs is known to fit; the prompts read here are let go."""
     if not config.model.base:
         raise UserError("model.base is not set; give the folder of a model with tags: runs/<an SSFT run>/model")
     prompts, prompts_hash = load_prompts(config.prompts.folder)
@@ -36,10 +42,10 @@ def start_policy(config: Config) -> None:
             "set it to false"
         )
     if finished(config, policy_identity(config, prompts_hash)):
-        return
+        return False
     if is_first_rank():
         check_engine_and_grader(config, prompts, longest)
-    run_ranks("nemo_forking.training.policy", "train_policy", config)
+    return True
 
 
 def check_engine_and_grader(config: Config, prompts: list[Prompt], longest: int) -> None:
