@@ -42,6 +42,7 @@ LAYOUTS = {
     "sequence, selective": PADDED | SEQUENCE | {"layout.recompute": "selective"},
     "pipeline": PADDED | PIPELINE,
     "pipeline, tied, full": PADDED | PIPELINE | {"model.tie_embeddings": True, "layout.recompute": "full"},
+    "context": PADDED | {"layout.devices": 2, "layout.context": 2},
     "data": PADDED | {"layout.devices": 2},
     "data, whole optimizer": PADDED | {"layout.devices": 2, "layout.distributed_optimizer": False},
 }
@@ -171,8 +172,8 @@ def _sheet(batch: MicroBatch, config: Config) -> Sheet:
     for length in batch.documents:
         groups.setdefault(length.bit_length(), []).append(length)
     padded = sum(len(lengths) * max(lengths) for lengths in groups.values())
-    tokens, side = batch.tokens.numel() * config.layout.context, len(batch.tokens)
-    return Sheet(tokens, len(batch.labels), side, padded, len(groups) or 1)
+    ranks, side = config.layout.context, len(batch.tokens)
+    return Sheet(batch.tokens.numel() * ranks, len(batch.labels) * ranks, side, padded, len(groups) or 1)
 
 
 def _bytes(tensor: torch.Tensor) -> int:
