@@ -146,6 +146,8 @@ def _policy(config: Config) -> Iterator[str]:
         yield f"rollout.tags=every tries all alike: rollout.group={rollout.group} is no multiple of tags.count={tags}"
     if rollout.tags == "drawn" and rollout.group == 1:
         yield "rollout.group=1: one rollout of a question is compared with no other; take 2 or more"
+    if rollout.tags == "every" and policy.scope == "all":
+        yield "rollout.tags=every tries tags the policy did not choose, so with policy.scope=all set it to drawn"
     if rollout.reuse and policy.scope == "all":
         yield f"rollout.reuse={rollout.reuse} keeps rewards of tags; with policy.scope=all it must be 0"
     if policy.entropy_weight and not 0 < policy.entropy_floor < math.log(tags):

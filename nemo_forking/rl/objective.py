@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nemo_forking.config.policy import PolicyConfig
 from nemo_forking.data.batches import MicroBatch
-from nemo_forking.losses.fork import entropy_floor_loss, tag_statistics
+from nemo_forking.losses.fork import entropy_floor_loss
 from nemo_forking.losses.policy import Clip, expected_loss, sampled_loss
 
 STATISTICS = (
@@ -28,10 +28,6 @@ STATISTICS = (
     "ratio",
     "kl_old",
     "kl_reference",
-    "questions",
-    "tag_entropy",
-    "tag_mass",
-    "kl_old_exact",
 )
 """Names of all sums that an objective may report, in the order in which ranks exchange them."""
 
@@ -105,7 +101,7 @@ class TagObjective:
                 strength=self.policy.entropy_weight,
                 denominator=len(self.logprob_QN),
             )
-        return loss, statistics | tag_statistics(logprob_FN, old_FN, ones_F)
+        return loss, statistics
 
     def after_an_update(self) -> TagObjective:
         """The same on a policy that has moved."""

@@ -35,7 +35,6 @@ class Rollouts:
         counted_QG: False where a sample is left out of its group (an overlong one, when those are masked).
         tokens_QG: their lengths.
         cut_QG: True where a sample ran into its longest length.
-        ids: their token ids, stop token included, [Q][G].
     """
 
     tag_QG: np.ndarray
@@ -43,7 +42,6 @@ class Rollouts:
     counted_QG: np.ndarray
     tokens_QG: np.ndarray
     cut_QG: np.ndarray
-    ids: list[list[list[int]]]
 
 
 def draw_tags(logprob_QN: np.ndarray, group: int, questions: Sequence[str], *, seed: int, step: int) -> np.ndarray:
@@ -132,5 +130,4 @@ def roll_out(
         counted_QG=~cut if overlong == "masked" else np.ones_like(cut),
         tokens_QG=np.array([sample["tokens"] for sample in samples]).reshape(tag_QG.shape),
         cut_QG=cut,
-        ids=[[sample["ids"] for sample in samples[q * group : (q + 1) * group]] for q in range(len(prompts))],
     )

@@ -51,6 +51,8 @@ def run_ranks(module: str, function: str, config: Config) -> None:
         check_folder(config.model.base, config.model)
     # Megatron's order of communication and computation on a GPU under tensor parallelism; read when CUDA starts
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    # What NeMo takes for NCCL's timeout: ranks wait at a barrier while one writes a pipeline stage's weights
+    os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", "3600")
     with quiet.imports():
         train = getattr(importlib.import_module(module), function)
     if is_first_rank():

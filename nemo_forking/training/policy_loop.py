@@ -99,6 +99,7 @@ def batch_record(batch: Batch, number: int, drawn: bool, *, every: bool) -> dict
         "tag_probability": probability_QN.mean(0).tolist(),
         "tag_probability_kinds": {str(k): probability_QN[kinds == k].mean(0).tolist() for k in sorted(set(kinds))},
         "tag_entropy": float(entropy_Q.mean()),
+        "tag_mass": float(np.exp(batch.logprob_QN).sum(1).mean()),
         "overlong": _mean(batch.cut_QG.ravel()),
         "completion_tokens": _mean(batch.tokens_QG.ravel()),
         "rollouts": int(fresh_Q.sum()) * batch.tag_QG.shape[1] if drawn else 0,

@@ -60,6 +60,7 @@ def test_a_batchs_metrics_count_what_counts_and_tell_drawn_from_used_again():
     assert record["tag_probability"] == pytest.approx([2.25 / 3, 0.75 / 3])
     assert record["tag_probability_kinds"] == {"P": pytest.approx([0.75, 0.25]), "Q": pytest.approx([0.75, 0.25])}
     entropy_b = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert record["tag_mass"] == pytest.approx(0.01)
     assert record["tag_entropy"] == pytest.approx((math.log(2) + entropy_b + 0) / 3)
     assert record["overlong"] == pytest.approx(3 / 12) and record["completion_tokens"] == pytest.approx(56 / 12)
     assert (record["rollouts"], record["rollouts_reused"], record["tokens_generated"]) == (8, 4, 44)

@@ -1,4 +1,4 @@
-"""The distribution over the tags: supports, entropy and its floor, divergence."""
+"""The distribution over the tags: entropy and its floor, divergence."""
 
 import math
 
@@ -7,26 +7,11 @@ import torch
 from torch import Tensor
 
 from nemo_forking.errors import UserError
-from nemo_forking.losses.fork import divergence, entropy_floor_loss, fork_logprobs, tag_entropy, tag_statistics
-
-FORK_IDS = (5, 1, 2)
+from nemo_forking.losses.fork import divergence, entropy_floor_loss, tag_entropy
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def test_supports_are_softmaxes_over_the_tags_or_over_everything():
-    logits_QV = normal(4, 7)
-    p_QV = logits_QV.softmax(-1)
-    among_all_QN, among_tags_QN = (fork_logprobs(logits_QV, FORK_IDS, s).exp() for s in ("vocabulary", "tags"))
-    torch.testing.assert_close(among_all_QN, p_QV[:, FORK_IDS])
-    torch.testing.assert_close(among_tags_QN, p_QV[:, FORK_IDS] / p_QV[:, FORK_IDS].sum(-1, keepdim=True))
-    again_QN = fork_logprobs(among_all_QN.log(), range(3), "tags")  # log-probabilities are logits too
-    torch.testing.assert_close(again_QN.exp(), among_tags_QN)
-    assert fork_logprobs(logits_QV.bfloat16(), FORK_IDS, "tags").dtype == torch.float32
-    with pytest.raises(UserError, match="policy.support is 'all'; it must be one of tags, vocabulary"):
-        fork_logprobs(logits_QV, FORK_IDS, "all")
 
 
 def test_divergence_and_entropy_agree_with_torch():
@@ -35,10 +20,6 @@ def test_divergence_and_entropy_agree_with_torch():
     torch.testing.assert_close(divergence(p_QN, q_QN).sum(-1), kl_Q)
     assert (divergence(p_QN - 1.0, q_QN) >= 0).all()  # also of distributions that do not sum to 1
     torch.testing.assert_close(tag_entropy(p_QN - 3.0), torch.distributions.Categorical(logits=p_QN).entropy())
-    statistics = tag_statistics(p_QN - 1.0, q_QN, torch.ones(5))
-    assert statistics["questions"] == 5 and statistics["tag_mass"].item() == pytest.approx(5 / math.e)
-    statistics = tag_statistics(q_QN, p_QN, torch.ones(5))
-    assert statistics["kl_old_exact"].item() == pytest.approx(kl_Q.sum().item())
 
 
 def test_the_entropy_floor_acts_below_it_only():

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nemo_forking.losses.fork import entropy_floor_loss, fork_logprobs, tag_statistics
+from nemo_forking.losses.fork import entropy_floor_loss
 from nemo_forking.losses.policy import Clip, expected_loss, sampled_loss
 from nemo_forking.rl.advantage import tag_advantages
+from tests.unit.fork_logits import fork_logprobs
 
 CLIP = Clip(0.2, 0.3)
 FORK_IDS = (5, 1, 2)
@@ -80,7 +81,6 @@ def test_what_weighs_nothing_adds_nothing_whatever_it_holds(mode: str, junk: flo
         floor = entropy_floor_loss(logprob_QN, weight_Q, floor=1.0, strength=1.0, denominator=2.0)
         (loss + floor).backward()
         results += [loss.detach(), floor.detach(), logprob_QN.grad[:1], statistics]
-        results.append(tag_statistics(logprob_QN, rest[0], weight_Q))
         assert not logprob_QN.grad[1:].any()
     torch.testing.assert_close(with_junk, alone, rtol=0, atol=0)
 
@@ -110,8 +110,7 @@ def test_micro_batches_add_up_to_the_batch_however_it_is_cut(part_Q: list[int], 
         loss = loss + entropy_floor_loss(logprob_QN, weight, floor=1.0, strength=0.5, denominator=2.0)
         loss.backward()
         gradient_QN = torch.zeros(12, 3, dtype=torch.float64).index_copy(0, rows, logits.grad)
-        more = tag_statistics(logprob_QN, old_QN[rows], weight)
-        return {"loss": loss.detach(), "gradient": gradient_QN, **statistics, **more}
+        return {"loss": loss.detach(), "gradient": gradient_QN, **statistics}
 
     parts = [results(torch.tensor([q for q in range(12) if part_Q[q] == part], dtype=torch.int64)) for part in range(4)]
     for name, value in results(torch.arange(12)).items():
@@ -137,7 +136,6 @@ def test_extreme_logits_give_finite_losses_and_gradients(mode: str, dtype: torch
         )  # fmt: skip
         loss = loss + entropy_floor_loss(logprob_QN, torch.ones(2), floor=1.0, strength=1.0, denominator=2.0)
         loss.backward()
-        statistics |= tag_statistics(logprob_QN, old_QN, torch.ones(2))
         assert loss.isfinite() and logits.grad.isfinite().all()
         assert all(value.isfinite() for value in statistics.values()), statistics
 
@@ -162,7 +160,7 @@ def test_a_tag_that_nobody_can_draw_is_as_good_as_absent():
         )
         loss.backward()
         assert not logits.grad[:, 2:].any()
-        results.append([loss.detach(), logits.grad[:, :2], statistics, tag_statistics(new_QN, old, torch.ones(2))])
+        results.append([loss.detach(), logits.grad[:, :2], statistics])
     torch.testing.assert_close(results[0], results[1])
 
 

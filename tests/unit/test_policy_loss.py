@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nemo_forking.errors import UserError
-from nemo_forking.losses.fork import fork_logprobs
 from nemo_forking.losses.normalise import completion_weight
 from nemo_forking.losses.policy import Clip, expected_loss, sampled_loss
+from tests.unit.fork_logits import fork_logprobs
 
 NEVER = Clip(1.0, math.inf)
 USUAL = Clip(0.2, 0.3)
