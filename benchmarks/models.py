@@ -61,6 +61,7 @@ class LabelRowsConfig(TransformerConfig):
     """Megatron's configuration with what LabelRowsGPT and the weight loader read besides."""
 
     vocab_size: int = 0
+    share_embeddings_and_output_weights: bool = False
     loss_chunk: int = 1024
 
 
