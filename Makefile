@@ -19,9 +19,9 @@ endif
 environment = python=$$(.ci/environment)
 
 help:
-	@echo "make demo    the main job on a laptop: data, base model, SSFT against random matching, report (3 minutes, 2 cores)"
-	@echo "make study   the same with three seeds and every matching rule (9 minutes)"
-	@echo "make test    lint and all tests (12 minutes)"
+	@echo "make demo    the main job on a laptop: data, base model, SSFT against random matching, GFPO, GRPO, report (5 minutes, 2 cores)"
+	@echo "make study   the same with three seeds, every matching rule, more policies (40 minutes)"
+	@echo "make test    lint and all tests (13 minutes)"
 	@echo "make test-vllm  vLLM itself, in an environment of its own: in process and as a server (3 GB once, then a minute)"
 	@echo "make lint    ruff only; make format mends what ruff can"
 	@echo "make clean   removes runs/ and caches of this checkout (the environment stays)"
