@@ -13,6 +13,7 @@ from nemo_forking.engines.dispatch import Pace
 from nemo_forking.engines.server import ServerEngine
 from nemo_forking.engines.transformers import TransformersEngine
 from nemo_forking.errors import UserError
+from nemo_forking.evaluation.folder import SAMPLES, load_lines
 from nemo_forking.evaluation.sampling import SamplingSettings
 from nemo_forking.rewards.many_ways import ManyWaysGrader
 from nemo_forking.rewards.math import MathGrader
@@ -50,7 +51,9 @@ def rolled(engine, folder, open_grader=ManyWaysGrader, text=decode):
         return engine
 
     found = roll_out(opened, open_grader, PROMPTS, GOLD, TAGS, TAG_QG, SETTINGS, text, folder, overlong="graded")
-    return {name: np.asarray(value).tolist() if name != "ids" else value for name, value in asdict(found).items()}
+    ids = [line["ids"] for line in load_lines(folder / SAMPLES)]
+    tables = {name: np.asarray(value).tolist() for name, value in asdict(found).items()}
+    return tables | {"ids": [ids[start : start + GROUP] for start in range(0, ALL, GROUP)]}
 
 
 @pytest.fixture(scope="module")
