@@ -17,17 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.settings import run
+from benchmarks.settings import WIDTHS_32B, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}  # relative; bf16 rounds hidden states to 3 digits
 
 ON_GPU = {
-    "hidden": 5120,
-    "ffn": 27648,
-    "heads": 40,
-    "groups": 8,
+    **WIDTHS_32B,
     "questions": 4,
     "prompt": 300,
     "prefix": 1000,
@@ -36,7 +33,7 @@ ON_GPU = {
     "rows": 8,
     "precision": "bf16",
     "repeats": 5,
-}  # Qwen2.5-32B's widths, few of its layers
+}  # few of its layers
 
 
 @dataclass(frozen=True)

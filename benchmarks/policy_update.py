@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.settings import run
+from benchmarks.settings import WIDTHS_32B, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
 
@@ -38,10 +38,7 @@ TITLES = {
 
 ON_GPU = {
     "layers": 4,
-    "hidden": 5120,
-    "ffn": 27648,
-    "heads": 40,
-    "groups": 8,
+    **WIDTHS_32B,
     "vocabulary": 152064,
     "questions": 4,
     "tags": 6,
@@ -50,7 +47,7 @@ ON_GPU = {
     "chunk": 1024,
     "precision": "bf16",
     "repeats": 5,
-}  # Qwen2.5-32B's widths, few of its layers
+}  # few of its layers
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from nemo_forking.config.fields import describe, hints
 from nemo_forking.errors import UserError
 
 Record = dict[str, Any]
+WIDTHS_32B = {"hidden": 5120, "ffn": 27648, "heads": 40, "groups": 8}  # Qwen2.5-32B's
 
 
 def run(

@@ -4,12 +4,18 @@ Everything here is a pure function of lengths that every rank knows, so no rank 
 letters: B batch, T time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nemo_forking.errors import UserError
+
+if TYPE_CHECKING:
+    from nemo_forking.config.schema import BatchConfig, LayoutConfig
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,29 @@ class Layout:
     def row_multiple(self) -> int:
         """What a row's length is rounded up to, so that context parallelism cuts it into equal chunks."""
         return 2 * self.context_ranks if self.context_ranks > 1 else 1
+
+
+def pass_layout(
+    batch: BatchConfig,
+    layout: LayoutConfig,
+    *,
+    without_gradient: bool = False,
+    data_rank: int = 0,
+    context_rank: int = 0,
+) -> Layout:
+    """The layout of a training pass, or of one that keeps no activations and takes larger micro-batches."""
+    sequence = layout.tensor if layout.sequence_parallel else 1
+    return Layout(
+        packing=batch.packing,
+        tokens=batch.match_tokens if without_gradient else batch.tokens,
+        micro_batch_size=batch.match_micro_batch_size if without_gradient else batch.micro_batch_size,
+        data_ranks=layout.data,
+        data_rank=data_rank,
+        context_ranks=layout.context,
+        context_rank=context_rank,
+        multiple=sequence * layout.context * (2 if layout.context > 1 else 1),
+        group=layout.pipeline if layout.virtual_pipeline else 1,
+    )
 
 
 @dataclass(frozen=True)

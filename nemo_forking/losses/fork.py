@@ -1,6 +1,6 @@
-"""The distribution over the tags at the fork: log-probabilities, entropy and divergence.
+"""The distribution over the tags at the fork: entropy and divergence.
 
-Shape letters: Q questions, N tags, V vocabulary.
+Shape letters: Q questions, N tags.
 """
 
 import math

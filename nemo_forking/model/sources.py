@@ -3,7 +3,6 @@
 Every rank reads what it holds, when it needs it; neither NeMo nor Megatron is met here.
 """
 
-import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nemo_forking.errors import UserError
-from nemo_forking.model.hf_folder import EMBEDDING, HEAD
+from nemo_forking.model.hf_folder import EMBEDDING, HEAD, tensor_entries
 from nemo_forking.tags import Tags, initial_rows
 
 Source = Callable[[str], Tensor]
@@ -21,22 +20,14 @@ Source = Callable[[str], Tensor]
 
 def from_folder(folder: str | Path) -> Source:
     """A Hugging Face checkpoint folder with safetensors files. Raises UserError naming a missing file or tensor."""
-    folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        files = json.loads(index.read_text())["weight_map"]
-    elif (folder / "model.safetensors").exists():
-        with safe_open(folder / "model.safetensors", "pt") as f:
-            files = dict.fromkeys(f.keys(), "model.safetensors")
-    else:
-        raise UserError(f"model.base={folder}: no model.safetensors and no model.safetensors.index.json there")
+    entries = tensor_entries(folder)
 
     def get(name: str) -> Tensor:
-        if name == HEAD and HEAD not in files:
+        if name == HEAD and HEAD not in entries:
             name = EMBEDDING  # tied
-        if name not in files:
+        if name not in entries:
             raise UserError(f"model.base={folder}: tensor {name} is not in the checkpoint; is it a Qwen2 model?")
-        with safe_open(folder / files[name], "pt") as f:
+        with safe_open(entries[name].file, "pt") as f:
             return f.get_tensor(name)
 
     return get

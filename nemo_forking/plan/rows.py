@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo_forking.config import Config
-from nemo_forking.data.packing import Deal, Layout, Row, deal, round_up
+from nemo_forking.data.packing import Deal, Row, deal, pass_layout, round_up
 from nemo_forking.data.token_file import read_manifest
 from nemo_forking.plan.activations import Sheet
 
@@ -70,24 +70,11 @@ def row(length: int, counted: int) -> Row:
     return Row(np.broadcast_to(np.int64(0), length + 1), first=length + 1 - counted)
 
 
-def pass_layout(config: Config, *, without_gradient: bool) -> Layout:
-    """As training.passes.pass_layout, without a running group."""
-    batch, layout = config.batch, config.layout
-    sequence = layout.tensor if layout.sequence_parallel else 1
-    return Layout(
-        packing=batch.packing,
-        tokens=batch.match_tokens if without_gradient else batch.tokens,
-        micro_batch_size=batch.match_micro_batch_size if without_gradient else batch.micro_batch_size,
-        data_ranks=layout.data,
-        context_ranks=layout.context,
-        multiple=sequence * layout.context * (2 if layout.context > 1 else 1),
-        group=layout.pipeline if layout.virtual_pipeline else 1,
-    )
-
-
 def dealt(config: Config, rows: list[Row], *, without_gradient: bool) -> Deal:
     """The rows in micro-batches, as training deals them."""
-    return deal([one.length for one in rows], pass_layout(config, without_gradient=without_gradient))
+    return deal(
+        [one.length for one in rows], pass_layout(config.batch, config.layout, without_gradient=without_gradient)
+    )
 
 
 def fullest(config: Config, *, without_gradient: bool) -> tuple[Sheet, int]:
@@ -96,7 +83,8 @@ def fullest(config: Config, *, without_gradient: bool) -> tuple[Sheet, int]:
     A packed micro-batch is full; a padded one has the longest rows. Only the labels of matching rows are bounded
     (`matching.tokens` of each, of which as many fit as have prompts of the mean length).
     """
-    batch, layout, mean = config.batch, pass_layout(config, without_gradient=without_gradient), lengths(config)
+    batch, mean = config.batch, lengths(config)
+    layout = pass_layout(batch, config.layout, without_gradient=without_gradient)
     longest, count = _longest(config, mean, without_gradient), _rows_of_a_step(config, without_gradient)
     tokens = layout.tokens if batch.packing else layout.micro_batch_size * longest
     tokens = round_up(tokens, np.lcm(layout.multiple, layout.row_multiple))

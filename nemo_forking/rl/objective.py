@@ -36,7 +36,7 @@ Scored = Mapping[tuple[int, ...], Tensor]  # names of a micro-batch's rows -> lo
 
 @dataclass(frozen=True)
 class TagObjective:
-    """GFPO: rows are `training.fork.fork_rows`, a row's name its question's place in the batch.
+    """GFPO: rows are `rows.fork_rows`, a row's name its question's place in the batch.
 
     Attributes:
         policy: the objective's settings.

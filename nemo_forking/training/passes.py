@@ -13,6 +13,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
 from nemo_forking.config import Config
+from nemo_forking.data import packing
 from nemo_forking.data.batches import Layout, MicroBatch, Row, build, deal
 
 
@@ -33,19 +34,13 @@ def make_pass(rows: Sequence[Row], layout: Layout) -> Pass:
 
 
 def pass_layout(config: Config, *, without_gradient: bool = False) -> Layout:
-    """The layout of a training pass, or of one that keeps no activations and takes larger micro-batches."""
-    batch, layout = config.batch, config.layout
-    sequence = layout.tensor if layout.sequence_parallel else 1
-    return Layout(
-        packing=batch.packing,
-        tokens=batch.match_tokens if without_gradient else batch.tokens,
-        micro_batch_size=batch.match_micro_batch_size if without_gradient else batch.micro_batch_size,
-        data_ranks=parallel_state.get_data_parallel_world_size(),
+    """This rank's layout of a pass (data.packing.pass_layout)."""
+    return packing.pass_layout(
+        config.batch,
+        config.layout,
+        without_gradient=without_gradient,
         data_rank=parallel_state.get_data_parallel_rank(),
-        context_ranks=parallel_state.get_context_parallel_world_size(),
         context_rank=parallel_state.get_context_parallel_rank(),
-        multiple=sequence * layout.context * (2 if layout.context > 1 else 1),
-        group=layout.pipeline if layout.virtual_pipeline else 1,
     )
 
 
