@@ -101,6 +101,8 @@ def _layout(config: Config) -> Iterator[str]:
             "layout.overlap_param_gather=true needs layout.distributed_optimizer=true and "
             "layout.overlap_grad_reduce=true"
         )
+    if layout.fp8 and (layout.accelerator == "cpu" or m.precision != "bf16"):
+        yield f"layout.fp8={layout.fp8} needs layout.accelerator=gpu and model.precision=bf16; set it to null"
     if layout.accelerator == "cpu" and m.precision != "fp32":
         yield f"model.precision={m.precision} needs layout.accelerator=gpu; on the CPU set model.precision=fp32"
 
@@ -114,6 +116,8 @@ def _tags(config: Config) -> Iterator[str]:
             f"data.traces={traces} is more than tags.count={tags.count}, and matching.rule={matching.rule} gives each "
             "trace of a question its own tag; raise tags.count, lower data.traces, or set data.sample_down=true"
         )
+    if matching.every > 1 and matching.rule != "optimal":
+        yield f"matching.every={matching.every} needs matching.rule=optimal; with {matching.rule} set it to 1"
     if matching.rule == "mixed" and matching.mixed_tag >= tags.count:
         yield f"matching.mixed_tag={matching.mixed_tag} must be below tags.count={tags.count} (tags are counted from 0)"
 
@@ -133,6 +137,8 @@ def _lengths(config: Config) -> Iterator[str]:
             f"batch.match_tokens={batch.match_tokens} cannot hold a row of matching.tokens={config.matching.tokens} "
             "trace tokens with its prompt"
         )
+    if batch.share_prompts and not batch.packing:
+        yield "batch.share_prompts=true needs batch.packing=true: rows share a prompt inside a pack"
 
 
 def _optim(config: Config) -> Iterator[str]:

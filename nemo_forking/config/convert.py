@@ -18,3 +18,6 @@ class ConvertConfig:
     tags: bool = key("a Hugging Face source gets the tags' rows, and its tokenizer the tags")
     shard_gb: float = key("largest safetensors file, GB of tensors", above=0)
     verify: bool = key("every written tensor is read again and compared with the source's, bit for bit")
+    verify_logits: bool = key(
+        "logits of the result against transformers' of the source, on a few tokens", default=False
+    )

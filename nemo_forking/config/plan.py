@@ -18,3 +18,6 @@ class PlanConfig:
     prompt_tokens: int = key("mean prompt, tokens; taken where data.folder is not prepared yet", at_least=1)
     trace_tokens: int = key("mean trace, tokens; taken where data.folder is not prepared yet", at_least=1)
     completion_tokens: int = key("mean completion of a rollout, tokens", at_least=1)
+    measured: str | None = key(
+        "metrics.jsonl of a run on such GPUs, whose speed is taken in place of plan.efficiency", default=None
+    )

@@ -69,6 +69,10 @@ class LayoutConfig:
     distributed_optimizer: bool = key("optimizer state split over data parallel")
     overlap_grad_reduce: bool = key("gradient reduction during the backward pass")
     overlap_param_gather: bool = key("parameter gather during the forward pass")
+    fp8: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] | None = key(
+        "scaling of 8-bit matrix products by Transformer Engine; null for none", default=None
+    )
+    compile: bool = key("element-wise steps between matrix products fused by torch.compile", default=False)
     memory_gib: float | None = key("memory of a GPU, GiB; null where a plan need not fit", default=None, above=0)
     peak_tflops: float | None = key(
         "peak of a GPU, TFLOP/s, dense; null for a plan without hours", default=None, above=0
@@ -105,6 +109,7 @@ class BatchConfig:
     micro_batch_size: int = key("sequences of an unpacked training micro-batch", at_least=1)
     match_tokens: int = key("capacity of a packed micro-batch of the matching pass, tokens", at_least=2)
     match_micro_batch_size: int = key("sequences of an unpacked micro-batch of the matching pass", at_least=1)
+    share_prompts: bool = key("matching pass: a question's prompt is computed once for all its rows", default=False)
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,9 @@ class MatchingConfig:
     include_tag: bool = key("the tag itself counts in the matching cost")
     fixed_by: Literal["order", "teacher"] = key("rule fixed: tag by the trace's place, or by its teacher")
     mixed_tag: int = key("rule mixed: the one tag for every trace, from 0", at_least=0)
+    every: int = key(
+        "visits of a question from one matching to the next; it keeps its tags between", default=1, at_least=1
+    )
 
 
 @dataclass(frozen=True)
