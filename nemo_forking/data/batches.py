@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nemo_forking.data.packing import Deal, Layout, Row, deal, round_up
+from nemo_forking.data.packing import Deal, Document, Layout, Row, deal, round_up
 
-__all__ = ["Deal", "Layout", "MicroBatch", "Row", "build", "deal"]
+__all__ = ["Deal", "Document", "Layout", "MicroBatch", "Row", "build", "deal"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MicroBatch:
     weights: Tensor  # [L] float32
     row: Tensor  # [L] int64: which of the names below the label counts under
     rows: tuple[int, ...]  # the rows' names (Row.names)
-    documents: tuple[int, ...]  # lengths of the packed documents over all context ranks; empty when padded
+    documents: tuple[Document, ...]  # of the pack, in order; empty when padded
 
     def to(self, device) -> "MicroBatch":
         """The same on another device."""
@@ -51,7 +51,7 @@ def _packed(rows: list[Row], plan: Deal, layout: Layout) -> MicroBatch:
     positions = np.concatenate([np.arange(n) for n in documents])
     begins = np.cumsum([0, *documents[:-1]])
     keep = np.concatenate([_own_part(n, layout) + begin for n, begin in zip(documents, begins, strict=True)])
-    return sheet.micro_batch(positions, keep, tuple(documents))
+    return sheet.micro_batch(positions, keep, tuple(map(Document, documents)))
 
 
 def _padded(rows: list[Row], plan: Deal, layout: Layout) -> MicroBatch:

@@ -50,6 +50,23 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A stretch of a pack whose tokens see one another: a trunk, read causally, then branches one after the other.
+
+    A branch sees the trunk and, causally, itself. Lengths are over all context ranks, multiples of
+    Layout.row_multiple. A plain row is a trunk without branches.
+    """
+
+    trunk: int
+    branches: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Tokens in the pack."""
+        return self.trunk + sum(self.branches)
+
+
+@dataclass(frozen=True)
 class Layout:
     """How a pass is laid out; the same on every rank but for the two rank numbers."""
 

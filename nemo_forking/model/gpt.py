@@ -36,7 +36,9 @@ class MicroBatchSteps:
 
     def forward_step(self, batch: MicroBatch) -> Tensor:
         """NLL at every label position [L] on the last pipeline stage, hidden states elsewhere."""
-        packed = describe_documents(batch.documents, batch.positions) if batch.documents else None
+        packed = (
+            describe_documents(tuple(d.length for d in batch.documents), batch.positions) if batch.documents else None
+        )
         labels = Labels(batch.places, batch.labels)
         return self(batch.tokens, batch.positions, None, labels=labels, packed_seq_params=packed)
 

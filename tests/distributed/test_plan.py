@@ -169,7 +169,7 @@ def _count_saved(counts: list, config: Config) -> None:
 
 def _sheet(batch: MicroBatch, config: Config) -> Sheet:
     groups: dict[int, list[int]] = {}
-    for length in batch.documents:
+    for length in (d.length for d in batch.documents):
         groups.setdefault(length.bit_length(), []).append(length)
     padded = sum(len(lengths) * max(lengths) for lengths in groups.values())
     ranks, side = config.layout.context, len(batch.tokens)

@@ -132,7 +132,7 @@ def read_off(parts, plan: Deal, layout: Layout) -> dict[int, list[tuple]]:
         batch, time = part.tokens.shape
         assert (batch, time * layout.context_ranks) == (plan.batch, plan.time)
         assert part.rows == parts[0].rows and part.documents == parts[0].documents
-        assert sum(part.documents) == (plan.time if layout.packing else 0)
+        assert sum(d.length for d in part.documents) == (plan.time if layout.packing else 0)
         labels = {}
         for place, label, weight, owner in zip(part.places, part.labels, part.weights, part.row, strict=True):
             t, b = divmod(int(place), batch)  # as hidden states lie, [T, B, H]
@@ -160,7 +160,7 @@ def test_context_ranks_hold_the_two_chunks_that_even_out_causal_attention(rows, 
     for context in range(ranks):
         for part in build(rows, plan, on_rank(layout, 0, context)):
             wanted = []
-            for length in part.documents or (plan.time,):
+            for length in [d.length for d in part.documents] or [plan.time]:
                 chunk = length // (2 * ranks) if ranks > 1 else length
                 chunks = (context, 2 * ranks - 1 - context) if ranks > 1 else (0,)
                 wanted += [i * chunk + place for i in chunks for place in range(chunk)]
