@@ -104,9 +104,14 @@ def pass_layout(
         data_rank=data_rank,
         context_ranks=layout.context,
         context_rank=context_rank,
-        multiple=sequence * layout.context * (2 if layout.context > 1 else 1),
+        multiple=sequence * layout.context * fp8_multiple(layout.fp8, 2 if layout.context > 1 else 1),
         group=layout.pipeline if layout.virtual_pipeline else 1,
     )
+
+
+def fp8_multiple(recipe: str | None, otherwise: int = 1) -> int:
+    """What every rank's tokens are a multiple of, so that products over them can be 8-bit (mxfp8: blocks of 32)."""
+    return {None: otherwise, "mxfp8": 32}.get(recipe, 16)
 
 
 @dataclass(frozen=True)
