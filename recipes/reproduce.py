@@ -121,6 +121,7 @@ def train_base(config: Config, folder: Path, home: Path, seed: int) -> dict:
         "run.folder": str(home / "base"),
         "run.seed": seed,
         "matching.rule": "none",
+        "matching.every": 1,
         "batch.questions": base.questions,
         "optim.lr": base.lr,
         "trainer.max_steps": base.max_steps,
@@ -140,6 +141,7 @@ def train_rule(config: Config, home: Path, seed: int, rule: str) -> dict:
         "run.folder": str(home / rule),
         "run.seed": seed,
         "matching.rule": rule,
+        "matching.every": config.matching.every if rule == "optimal" else 1,
         "tags.seed": seed,
         "model.base": str(home / "base" / "model"),
     }

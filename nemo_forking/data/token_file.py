@@ -29,10 +29,11 @@ TOKENS, INDEX, MANIFEST = "tokens.bin", "index.npz", "manifest.json"
 
 @dataclass(frozen=True)
 class Trace:
-    """Target ids [T] of one trace (all that follows the tag), and the index of its teacher."""
+    """Target ids [T] of one trace (all that follows the tag), the index of its teacher, its place in the question."""
 
     ids: np.ndarray
     teacher: int
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class TokenFile:
         if not 0 <= index < len(self):
             raise IndexError(f"question {index} of {len(self)}")
         first, end = self._question_start[index : index + 2]
-        traces = (Trace(self._sequence(s), int(self._teacher[s])) for s in range(first + 1, end))
+        traces = (Trace(self._sequence(s), int(self._teacher[s]), int(s - first - 1)) for s in range(first + 1, end))
         name = self._id_text[self._id_start[index] : self._id_start[index + 1]].decode()
         return Question(index, name, self._sequence(first), tuple(traces))
 

@@ -50,6 +50,11 @@ def global_batch(
     return batch
 
 
+def visits(count: int, *, step: int, questions: int) -> list[int]:
+    """How often each question of a step (from 0) was in a batch before: the epoch its item falls into."""
+    return [item // count for item in range(step * questions, (step + 1) * questions)]
+
+
 @lru_cache(maxsize=4)
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     """The order of `count` items in an epoch, drawn from (seed, epoch)."""

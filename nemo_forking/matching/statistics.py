@@ -47,7 +47,7 @@ class Statistics:
             question_indices: each question's index in the data, by which it is known again.
             sigma_QM: tag of every trace; traces with -1 (absent, or trained without a tag) are left out.
             teacher_QM: index of every trace's teacher; any value where absent.
-            cost_QNM: nats per token, where it is known.
+            cost_QNM: nats per token, where it is known; NaN for questions that were not scored.
 
         Returns:
             cost_mean: nats per token over matched pairs, and cost_gain, by how much the mean tag is worse (what
@@ -190,9 +190,10 @@ def _in_teacher_order(sigma_M: np.ndarray, teacher_M: np.ndarray) -> list[tuple[
 
 
 def _costs(sigma_QM: np.ndarray, cost_QNM: np.ndarray | None) -> dict[str, float | None]:
-    if cost_QNM is None:
+    scored = cost_QNM is not None and ~np.isnan(cost_QNM[:, :1, 0])
+    if not np.any(scored):
         return {"cost_mean": None, "cost_gain": None}
-    question, trace = np.nonzero(np.asarray(sigma_QM) >= 0)
+    question, trace = np.nonzero((np.asarray(sigma_QM) >= 0) & scored)
     matched = cost_QNM[question, np.asarray(sigma_QM)[question, trace], trace]
     return {
         "cost_mean": float(matched.mean()),

@@ -42,9 +42,10 @@ class SetLoop(Loop):
         return parts
 
     def state(self) -> dict:
-        """Statistics of the matching."""
-        return {"statistics": self.set_step.statistics.state_dict()}
+        """Statistics of the matching, and the tags that questions keep."""
+        return {"statistics": self.set_step.statistics.state_dict(), "kept": self.set_step.kept.state_dict()}
 
     def restore(self, state: dict) -> None:
-        """Take up the statistics."""
+        """Take up both."""
         self.set_step.statistics.load_state_dict(state["statistics"])
+        self.set_step.kept.load_state_dict(state.get("kept", []))

@@ -13,10 +13,11 @@ from nemo_forking.config import Config
 from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.batches import Row
 from nemo_forking.data.token_file import Question, TokenFile
-from nemo_forking.data.traces import global_batch
+from nemo_forking.data.traces import global_batch, visits
 from nemo_forking.losses.normalise import token_weight
 from nemo_forking.matching.assignment import assign
 from nemo_forking.matching.exchange import match
+from nemo_forking.matching.kept import Kept
 from nemo_forking.matching.statistics import Statistics
 from nemo_forking.tags import Tags
 from nemo_forking.training.flops import step_flops
@@ -43,6 +44,7 @@ class SetStep:
     def __init__(self, config: Config, file: TokenFile, tags: Tags):
         self.config, self.file, self.tags = config, file, tags
         self.statistics = Statistics(tags.count, file.teachers)
+        self.kept = Kept(config.matching.every)
 
     def __call__(self, chunks: list[nn.Module], step: int) -> tuple[Pass, Matched]:
         """Run the matching of optimizer step `step` (from 0) on the model's chunks of this rank.
@@ -62,22 +64,11 @@ class SetStep:
             tags=self.tags.count if limited else self.file.most_traces(),
             sample_down=self.config.data.sample_down,
         )
-        scored: list[Row] = []
-        seconds = {"scoring": 0.0}
         if self.config.matching.rule == "optimal":
-            scored = matching_rows(questions, self.tags, self.config.matching.tokens, self.config.matching.include_tag)
-            losses = score(chunks, scored, pass_layout(self.config, without_gradient=True))
-            seconds["scoring"] = time.perf_counter() - started
-            sigma_QM, cost_QNM = match(
-                **losses._asdict(),
-                traces_Q=[len(q.traces) for q in questions],
-                n_tags=self.tags.count,
-                keys=[self._key(step, q) for q in questions],
-                names=[q.id for q in questions],
-            )
+            sigma_QM, cost_QNM, scored, scoring = self._match(chunks, questions, step)
         else:
-            sigma_QM, cost_QNM = self._draw(questions, step), None
-        seconds["exchange"] = time.perf_counter() - started - seconds["scoring"]
+            sigma_QM, cost_QNM, scored, scoring = self._draw(questions, step), None, [], 0.0
+        exchange = time.perf_counter() - started - scoring
 
         pairs = training_rows(questions, sigma_QM, self.tags, self.config.loss.normalise, self.config.loss.include_tag)
         matched = Matched(
@@ -88,14 +79,47 @@ class SetStep:
             tokens_scored=sum(r.length for r in scored),
             tokens_trained=sum(p.length for p in pairs),
             flops=step_flops(self.config.model, scored, pairs),
-            seconds=seconds,
+            seconds={"scoring": scoring, "exchange": exchange},
         )
         return make_pass(pairs, pass_layout(self.config)), matched
 
+    def _match(self, chunks: list[nn.Module], questions: list[Question], step: int):
+        """(sigma_QM, cost_QNM, rows scored, seconds of scoring): questions that keep their tags are not scored.
+
+        cost_QNM is NaN for those, and None where nothing was scored and on every rank but global rank 0.
+        """
+        started = time.perf_counter()
+        sigma_QM, anew = _nothing(questions), []
+        for q, visit in enumerate(visits(len(self.file), step=step, questions=len(questions))):
+            kept = self.kept.tags(questions[q], visit)
+            if kept is None:
+                anew.append(q)
+            else:
+                sigma_QM[q, : len(kept)] = kept
+        if not anew:
+            return sigma_QM, None, [], 0.0
+
+        chosen, matching = [questions[q] for q in anew], self.config.matching
+        rows = matching_rows(chosen, self.tags, matching.tokens, matching.include_tag)
+        losses = score(chunks, rows, pass_layout(self.config, without_gradient=True))
+        scoring = time.perf_counter() - started
+        found_QM, cost_QNM = match(
+            **losses._asdict(),
+            traces_Q=[len(q.traces) for q in chosen],
+            n_tags=self.tags.count,
+            keys=[self._key(step, q) for q in chosen],
+            names=[q.id for q in chosen],
+        )
+        for q, question, found_M in zip(anew, chosen, found_QM, strict=True):
+            sigma_QM[q, : len(found_M)] = found_M
+            self.kept.keep(question, found_M[: len(question.traces)])
+        if cost_QNM is not None and len(anew) < len(questions):
+            cost_QNM = _among(cost_QNM, anew, sigma_QM.shape)
+        return sigma_QM, cost_QNM, rows, scoring
+
     def _draw(self, questions: list[Question], step: int) -> np.ndarray:
         """sigma_QM of a rule that needs no cost: the same on every rank without asking."""
-        matching = self.config.matching
-        sigma_QM = np.full((len(questions), max(len(q.traces) for q in questions)), -1, dtype=np.int64)
+        matching, sigma_QM = self.config.matching, _nothing(questions)
         for q, question in enumerate(questions):
             sigma_QM[q, : len(question.traces)] = assign(
                 matching.rule,
@@ -117,6 +141,19 @@ class SetStep:
         for q, question in enumerate(questions):
             teacher_QM[q, : len(question.traces)] = [t.teacher for t in question.traces]
         return self.statistics.update([q.index for q in questions], sigma_QM, teacher_QM, cost_QNM)
+
+
+def _nothing(questions: list[Question]) -> np.ndarray:
+    """sigma_QM with no tag anywhere."""
+    return np.full((len(questions), max(len(q.traces) for q in questions)), -1, dtype=np.int64)
+
+
+def _among(found_QNM: np.ndarray, anew: list[int], shape: tuple[int, int]) -> np.ndarray:
+    """Costs of some questions in the places they have among all: +inf where a trace is absent, NaN where unscored."""
+    cost_QNM = np.full((shape[0], found_QNM.shape[1], shape[1]), np.nan)
+    cost_QNM[anew] = np.inf
+    cost_QNM[anew, :, : found_QNM.shape[2]] = found_QNM
+    return cost_QNM
 
 
 # ---------------------------------------------------------------- rows

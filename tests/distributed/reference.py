@@ -65,15 +65,7 @@ class Reference:
 
     def step(self, number: int, sigma_QM: np.ndarray | None) -> DenseStep:
         """Score, match, train; `number` from 0."""
-        questions = global_batch(
-            self.file,
-            seed=self.config.run.seed,
-            step=number,
-            questions=self.config.batch.questions,
-            max_traces=None,
-            tags=self.tags.count,
-            sample_down=False,
-        )
+        questions = self.batch(number)
         cost_QNM = self.costs(questions)
         if sigma_QM is None:
             sigma_QM = np.array([best_injection(cost_NM) for cost_NM in cost_QNM])
@@ -83,6 +75,18 @@ class Reference:
         gradients = {name: p.grad.numpy().copy() for name, p in self.model.named_parameters()}
         norm = self.optimizer.step(number + 1)
         return DenseStep(loss.item(), norm, cost_QNM, sigma_QM, gradients)
+
+    def batch(self, number: int) -> list[Question]:
+        """The questions of a step."""
+        return global_batch(
+            self.file,
+            seed=self.config.run.seed,
+            step=number,
+            questions=self.config.batch.questions,
+            max_traces=None,
+            tags=self.tags.count,
+            sample_down=False,
+        )
 
     @torch.no_grad()
     def costs(self, questions: list[Question]) -> np.ndarray:

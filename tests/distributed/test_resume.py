@@ -180,7 +180,7 @@ def note(config: Config):
             matched = record["matched"]
             seen = {name: record[name] for name in ("step", "loss", "grad_norm", "lr", "change_rate", "tag_teacher")}
             seen |= {"questions": [q.id for q in matched.questions], "sigma_QM": matched.sigma_QM.tolist()}
-            seen |= {"cost_QNM": matched.cost_QNM.tolist()}
+            seen |= {"cost_QNM": None if matched.cost_QNM is None else matched.cost_QNM.tolist()}
             with open(Path(config.run.folder) / "trained.jsonl", "a") as file:
                 file.write(json.dumps(seen) + "\n")
 
