@@ -43,7 +43,20 @@ def layer_bytes(model: ModelConfig, layout: LayoutConfig, sheet: Sheet, recomput
     rotary = 4 * whole / sheet.batch * (queries // model.num_attention_heads)  # cosine and sine, of queries and of keys
     feed_forward = split * model.ffn_hidden_size * (5 if torch else 3)  # two inputs, product; torch: two on the way
     numbers = norms + rotary + _attention(split, queries, keys, model, layout, sheet, recompute) + feed_forward
-    return numbers * size
+    return numbers * size + _fp8_change(split, residual, queries, model, layout)
+
+
+def _fp8_change(split: float, residual: float, queries: int, model: ModelConfig, layout: LayoutConfig) -> float:
+    """Bytes more, or fewer, where linears keep their inputs in a byte a number, not the bf16 tensor itself.
+
+    Two norms' outputs and SwiGLU's product lose a byte. Attention's output is kept in bf16 for its own backward pass;
+    under delayed scaling, the linear after it keeps a copy besides.
+    """
+    if layout.fp8 is None:
+        return 0.0
+    inputs = 2 * residual * model.hidden_size + split * model.ffn_hidden_size
+    scales = {"blockwise": 4 / 128, "mxfp8": 1 / 32}.get(layout.fp8, 0.0)  # bytes of a scale over numbers of its block
+    return inputs * (scales - 1) + (split * queries if layout.fp8 == "delayed" else 0.0)
 
 
 def _attention(split, queries, keys, model, layout, sheet: Sheet, recompute: str) -> float:

@@ -11,9 +11,14 @@ def model_parameters(model: ModelConfig) -> int:
 
 def layer_parameters(model: ModelConfig, tensor: int = 1) -> int:
     """Parameters of one layer on one of `tensor` ranks: linears are split, norms are not."""
-    hidden, (queries, keys) = model.hidden_size, head_widths(model)
-    attention = hidden * (queries + 2 * keys) + (queries + 2 * keys) + queries * hidden  # the biases are q, k and v's
-    return (attention + 3 * hidden * model.ffn_hidden_size) // tensor + 2 * hidden
+    queries, keys = head_widths(model)
+    return linear_parameters(model, tensor) + (queries + 2 * keys) // tensor + 2 * model.hidden_size  # q, k, v's biases
+
+
+def linear_parameters(model: ModelConfig, tensor: int = 1) -> int:
+    """Weights of one layer's matrix products on one of `tensor` ranks."""
+    queries, keys = head_widths(model)
+    return model.hidden_size * (2 * queries + 2 * keys + 3 * model.ffn_hidden_size) // tensor
 
 
 def rank_parameters(model: ModelConfig, layout: LayoutConfig, stage: int) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nemo_forking.config.schema import LayoutConfig, ModelConfig
-from nemo_forking.plan.parameters import rank_parameters
+from nemo_forking.plan.parameters import linear_parameters, rank_parameters
 
 GRADIENT = 4  # bytes: gradients are added up and reduced in float32
 MOMENTS = 8  # Adam's two, float32
@@ -33,10 +33,22 @@ def rank_state(model: ModelConfig, layout: LayoutConfig, stage: int) -> State:
     parameters = rank_parameters(model, layout, stage)
     ranks = layout.data * layout.context if layout.distributed_optimizer else 1
     return State(
-        weights=parameters * number_bytes(model),
+        weights=parameters * number_bytes(model) + fp8_copies(model, layout),
         gradients=parameters * GRADIENT,
         optimizer=-(-parameters * optimizer_bytes(model) // ranks),
     )
+
+
+def fp8_copies(model: ModelConfig, layout: LayoutConfig) -> int:
+    """Bytes of the 8-bit weights that Transformer Engine makes of the linears' bf16 ones and keeps over a pass.
+
+    One as it lies and one transposed, which the backward pass multiplies with. (From Blackwell on, delayed and
+    tensorwise scaling need the first alone.) Blocks of 32 have a scale of a byte; other scales are few.
+    """
+    if layout.fp8 is None:
+        return 0
+    weights = model.num_layers // layout.pipeline * linear_parameters(model, layout.tensor)
+    return 2 * weights + (2 * weights // 32 if layout.fp8 == "mxfp8" else 0)
 
 
 def optimizer_bytes(model: ModelConfig) -> int:

@@ -25,6 +25,7 @@ from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
 from nemo_forking.model.hf_folder import check_folder
 from nemo_forking.training import quiet
+from nemo_forking.training.fp8 import check_fp8
 from nemo_forking.training.identity import finished, set_identity
 
 
@@ -47,6 +48,7 @@ def run_ranks(module: str, function: str, config: Config) -> None:
     The module is imported here, after everything was checked: NeMo takes seconds.
     """
     launched = check_launch(config)
+    check_fp8(config)
     if config.model.base:
         check_folder(config.model.base, config.model)
     # Megatron's order of communication and computation on a GPU under tensor parallelism; read when CUDA starts

@@ -22,6 +22,7 @@ from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, Weig
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags
 from nemo_forking.training import quiet
 from nemo_forking.training.checkpoint import Checkpoints, unwrapped
+from nemo_forking.training.fp8 import precision_settings
 from nemo_forking.training.loop import Loop
 from nemo_forking.training.set_loop import SetLoop
 from nemo_forking.training.step import SetStep
@@ -65,7 +66,7 @@ def fit(config: Config, model: ForkingQwen2Model, loop: Loop, tokenizer: PreTrai
         num_nodes=config.layout.nodes,
         max_steps=config.trainer.max_steps,
         strategy=strategy(config),
-        plugins=nl.MegatronMixedPrecision("32" if config.model.precision == "fp32" else "bf16-mixed"),
+        plugins=mixed_precision(config),
         callbacks=[loop],
         num_sanity_val_steps=0,
         limit_val_batches=0,
@@ -197,6 +198,12 @@ def optimizer(config: Config) -> WeightedOptimizer:
         scale_lr_cond=lambda name, param: not name.endswith(output_layer),
         lr_mult=o.body_lr,
     )
+
+
+def mixed_precision(config: Config) -> nl.MegatronMixedPrecision:
+    """NeMo's plugin for the model's arithmetic, of linears in 8 bits under layout.fp8."""
+    precision = "32" if config.model.precision == "fp32" else "bf16-mixed"
+    return nl.MegatronMixedPrecision(precision, **precision_settings(config.layout.fp8))
 
 
 def strategy(config: Config) -> nl.MegatronStrategy:
