@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_forking.errors import UserError
+from nemo_forking.weight_files import Shape, tensor_entries
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = dict[str, Shape]
 TIED = "lm_head.weight"  # written by some exporters of tied models and not by others
 
 
@@ -38,40 +39,13 @@ def check_banned(banned: Sequence[int], vocabulary: int) -> None:
         raise UserError(f"banned token ids {outside} lie outside the model's {vocabulary} vocabulary rows")
 
 
-def check_whole(folder: str | Path) -> None:
-    """Raises UserError where the folder has no weights in safetensors files, or lacks one that its index names."""
-    folder = Path(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder}: no *.safetensors there; export the weights in Hugging Face format")
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    try:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: not an index of safetensors files ({error!r}); export the model again") from None
-    if missing := sorted(name for name in named if not (folder / name).is_file()):
-        raise UserError(f"{index}: names {len(missing)} files that are not there, {missing[0]} first; copy them too")
-
-
 def weight_shapes(folder: str | Path) -> Shapes:
-    """Name and shape of every tensor in the folder's safetensors files; reads their headers alone.
+    """Name and shape of every tensor in the folder's safetensors files, whose headers alone are read.
 
     Raises:
-        UserError: there are none, or one is damaged.
+        UserError: there are none, one is damaged, or one that the index names is not there.
     """
-    from safetensors import SafetensorError, safe_open
-
-    shapes = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="np") as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: not a whole safetensors file ({error})") from None
-    if not shapes:
-        raise UserError(f"{folder}: no *.safetensors there; export the weights in Hugging Face format")
-    return shapes
+    return {name: entry.shape for name, entry in tensor_entries(folder).items()}
 
 
 def check_shapes(present: Shapes, fresh: Shapes, folder: str | Path) -> None:

@@ -18,7 +18,7 @@ from nemo_forking.config.record import versions
 from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.data.prompt import CHAT, PromptFormat
 from nemo_forking.engines import Engine, open_engine
-from nemo_forking.engines.folder import check_whole, model_config
+from nemo_forking.engines.folder import model_config
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation.benchmarks import Problem, describe, load_problems
 from nemo_forking.evaluation.convergence import convergence, coverage
@@ -31,6 +31,7 @@ from nemo_forking.files import write_aside
 from nemo_forking.rewards import open_grader
 from nemo_forking.tags import make_tags, tag_text
 from nemo_forking.tasks import many_ways
+from nemo_forking.weight_files import tensor_entries
 
 TAG = re.compile(r"<think\d+>")  # what `tags.tag_text` spells
 ROUTES = {"many_ways": many_ways.route}  # kind of answer -> parser of the route a completion takes
@@ -52,7 +53,7 @@ class System:
         self.config, self.settings = config, settings
         self.model = Path(settings.model)
         rows = _vocabulary_rows(self.model)
-        check_whole(self.model)
+        tensor_entries(self.model)  # whole
         self.tokenizer = load_tokenizer(self.model)
         tags = None
         if settings.tags != "none" or tag_text(0) in self.tokenizer.get_added_vocab():

@@ -24,11 +24,12 @@ from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
 from nemo_forking.model.dist_checkpoint import DistCheckpoint, is_checkpoint
 from nemo_forking.model.dist_writer import write_files
-from nemo_forking.model.hf_folder import Shape, check_folder, hf_config, tensor_shapes
+from nemo_forking.model.hf_folder import check_folder, hf_config, tensor_shapes
 from nemo_forking.model.shards import Shard, lay_out, plan_shards, put, write_index
 from nemo_forking.model.sources import Source, from_folder, with_tags
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags, tag_text
 from nemo_forking.training.identity import fingerprint
+from nemo_forking.weight_files import Shape
 
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 RECORD, AT_WORK = "provenance.json", "conversion.json"  # in a finished folder, and in one that is being written

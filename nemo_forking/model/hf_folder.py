@@ -1,29 +1,20 @@
-"""What the headers of a Hugging Face folder's safetensors files tell: which tensors, of what shape, and whether whole.
+"""The tensors of a Qwen2 by their Hugging Face names and shapes, and whether a folder holds just these.
 
-A safetensors file is 8 bytes (length of the header, little-endian), the header (JSON: name -> dtype, shape, first and
-last byte), and the bytes of the tensors. Nothing but the headers is read here, and neither NeMo nor Megatron is met.
+Neither NeMo nor Megatron is met here, and of files nothing but headers is read (weight_files).
 """
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from nemo_forking.config import Config
 from nemo_forking.errors import UserError
+from nemo_forking.weight_files import Entry, Shape, tensor_entries
 
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
-INDEX = "model.safetensors.index.json"
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 BUFFER = "rotary_emb.inv_freq"  # of old exporters; worked out, not learnt
 SHOWN = 8  # problems a message lists
-LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
-
-
-Shape = tuple[int, ...]
 
 
 class ModelShape(Protocol):
@@ -37,17 +28,6 @@ class ModelShape(Protocol):
     head_dim: int | None
     vocab_size: int
     tie_embeddings: bool
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one tensor lies: its file, safetensors dtype, shape, and its bytes from `start` to `end` of the file."""
-
-    file: Path
-    dtype: str
-    shape: Shape
-    start: int
-    end: int
 
 
 # ---------------------------------------------------------------- what a model has
@@ -117,82 +97,7 @@ def hf_config(config: Config, tokenizer) -> dict:
     }
 
 
-# ---------------------------------------------------------------- what a folder has
-
-
-def read_header(file: Path) -> dict[str, Entry]:
-    """Name -> entry of every tensor in one safetensors file.
-
-    Raises:
-        UserError: the file is no safetensors file, is shorter or longer than its header says, or a tensor's bytes are
-            not those of its shape; the message names the file and, where it is one tensor, that tensor.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise _damaged(file, f"it has {size:,} bytes, but its header would end at byte {length + 8:,}")
-        text = stream.read(length)
-    try:
-        rows = json.loads(text)
-        rows.pop("__metadata__", None)
-        entries = {
-            name: Entry(file, row["dtype"], tuple(row["shape"]), *(8 + length + at for at in row["data_offsets"]))
-            for name, row in rows.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(file, f"its header is not readable ({error!r})") from None
-    end = 8 + length
-    for name, entry in sorted(entries.items(), key=lambda item: item[1].start):
-        wanted = math.prod(entry.shape) * BYTES.get(entry.dtype, 0)
-        if entry.dtype in BYTES and entry.end - entry.start != wanted or entry.start != end:
-            raise _damaged(
-                file,
-                f"tensor {name}, {entry.dtype} of shape {entry.shape}, is said to lie in bytes {entry.start:,} to "
-                f"{entry.end:,}; expected {wanted:,} bytes from {end:,} on",
-            )
-        if entry.end > size:
-            raise _damaged(
-                file,
-                f"cut off inside tensor {name} of shape {entry.shape}, which ends at byte {entry.end:,}: the file has "
-                f"{size:,} bytes",
-            )
-        end = entry.end
-    if size != end:
-        raise _damaged(file, f"it has {size:,} bytes, its header tells of {end:,}")
-    return entries
-
-
-def _damaged(file: Path, why: str) -> UserError:
-    return UserError(f"{file}: not a whole safetensors file: {why}; copy or download it again")
-
-
-def tensor_entries(folder: str | Path) -> dict[str, Entry]:
-    """Name -> entry of every tensor of a Hugging Face folder, by its index where it has one.
-
-    Raises:
-        UserError: no weights there, a file missing or damaged, or an index that does not say what its files hold.
-    """
-    folder = Path(folder)
-    if not (folder / INDEX).is_file():
-        if not (folder / "model.safetensors").is_file():
-            raise UserError(f"{folder}: no model.safetensors and no {INDEX} there; give a Hugging Face model folder")
-        return read_header(folder / "model.safetensors")
-    try:
-        files = dict(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / INDEX}: not an index of safetensors files ({error!r}); copy it again") from None
-    entries: dict[str, Entry] = {}
-    for name in sorted(set(files.values())):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / INDEX}: names {name}, which is not there; copy it too")
-        entries |= {key: entry for key, entry in read_header(folder / name).items() if files.get(key) == name}
-    if missing := sorted(files.keys() - entries.keys()):
-        raise UserError(
-            f"{folder / files[missing[0]]}: lacks tensor {missing[0]}, which {INDEX} says it holds (as "
-            f"{len(missing)} in all); the files are of different exports: copy all of them from one place"
-        )
-    return entries
+# ---------------------------------------------------------------- whether a folder holds it
 
 
 def check_folder(folder: str | Path, model: ModelShape, key: str = "model.base") -> dict[str, Entry]:
@@ -223,9 +128,14 @@ def check_folder(folder: str | Path, model: ModelShape, key: str = "model.base")
         elif found[name].dtype not in ("F64", "F32", "F16", "BF16"):
             wrong.append(f"tensor {name}: expected floating-point numbers, found {found[name].dtype}")
     if wrong:
-        lines = [f"  {line}" for line in wrong[:SHOWN]] + [f"  and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
-        raise UserError(
-            f"{key}={folder}: not the configured model\n" + "\n".join(lines) + "\n"
-            "remedy: set the model group (model.num_layers, model.hidden_size, ...) to the checkpoint's config.json"
-        )
+        raise not_the_model(f"{key}={folder}", wrong)
     return found
+
+
+def not_the_model(where: str, wrong: list[str]) -> UserError:
+    """The error that lists what is not as the configured model has it, up to eight lines."""
+    lines = [f"  {line}" for line in wrong[:SHOWN]] + [f"  and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
+    return UserError(
+        f"{where}: not the configured model\n" + "\n".join(lines) + "\n"
+        "remedy: set the model group (model.num_layers, model.hidden_size, ...) to the checkpoint's config.json"
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nemo_forking.model.hf_folder import INDEX, Shape
+from nemo_forking.weight_files import INDEX, Shape
 
 SHARD_BYTES = 5 * 10**9  # as transformers writes them
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nemo_forking.errors import UserError
-from nemo_forking.model.hf_folder import EMBEDDING, HEAD, tensor_entries
+from nemo_forking.model.hf_folder import EMBEDDING, HEAD
 from nemo_forking.tags import Tags, initial_rows
+from nemo_forking.weight_files import tensor_entries
 
 Source = Callable[[str], Tensor]
 

@@ -18,10 +18,11 @@ from nemo_forking.errors import UserError
 from nemo_forking.model import convert as module
 from nemo_forking.model import dist_writer
 from nemo_forking.model.convert import convert
-from nemo_forking.model.hf_folder import EMBEDDING, HEAD, tensor_entries
+from nemo_forking.model.hf_folder import EMBEDDING, HEAD
 from nemo_forking.tags import initial_rows, make_tags
 from nemo_forking.training import trainer
 from nemo_forking.training.checkpoint import unwrapped
+from nemo_forking.weight_files import tensor_entries
 from tests.distributed.runs import VOCABULARY, Ground, in_fork, lay_ground, run, tiny, weights
 
 FOUR = {"layout.devices": 4, "layout.tensor": 2, "layout.pipeline": 2}

@@ -179,7 +179,7 @@ def test_a_base_folder_without_weights_is_refused_on_every_rank(ground, tmp_path
     config = still(ground, tmp_path / "run", False, LAYOUTS["tensor"] | {"model.base": str(tmp_path / "nowhere")})
     for kind, message in errors(config):
         assert kind == "UserError"
-        assert "nowhere: no model.safetensors and no model.safetensors.index.json there" in message
+        assert "nowhere: no *.safetensors there; export the weights" in message
     assert not (tmp_path / "run").exists()
 
 

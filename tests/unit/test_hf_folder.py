@@ -13,7 +13,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from nemo_forking.config.compose import CONF
 from nemo_forking.errors import UserError
-from nemo_forking.model.hf_folder import HEAD, check_folder, read_header, tensor_entries, tensor_shapes
+from nemo_forking.model.hf_folder import HEAD, check_folder, tensor_shapes
+from nemo_forking.weight_files import read_header, tensor_entries
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def test_an_entry_is_where_the_tensor_lies(tmp_path):
 PARAMETERS = {  # billions, of the published models; a tied head counts once
     "qwen25_0p5b": 0.494,
     "qwen25_1p5b": 1.544,
+    "qwen25_3b": 3.086,
     "qwen25_7b": 7.616,
     "qwen25_14b": 14.770,
     "qwen25_32b": 32.764,
@@ -201,4 +203,6 @@ def test_a_broken_index_is_refused(text, folder):
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-    assert "no model.safetensors and no model.safetensors.index.json there" in refused(tmp_path)
+    assert "no *.safetensors there; export the weights in Hugging Face format (model.safetensors, or" in refused(
+        tmp_path
+    )
