@@ -1,6 +1,7 @@
 """Distributed checkpoints for exact resume: written aside, renamed when whole, resumable under another TP x PP x DP.
 
-A checkpoint is `step_<n>/`: Megatron's torch_dist files (model and optimizer, fully reshardable) and `extra.json`.
+A checkpoint is `step_<n>/`: Megatron's torch_dist files (model and optimizer, fully reshardable), `extra.json`, and the
+checksums of all of them. One that is damaged is put aside, and the one before it continued.
 """
 
 import json
@@ -14,10 +15,14 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer import ChainedOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from nemo.lightning import MegatronStrategy
+from rich.console import Console
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_forking.errors import UserError
 from nemo_forking.training.identity import check_same
+from nemo_forking.training.integrity import damage, seal
+
+console = Console(stderr=True)
 
 
 class Checkpoints:
@@ -27,9 +32,8 @@ class Checkpoints:
         self.folder, self.keep_last = folder, keep_last
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint; parts of one that a kill left behind are never taken for it."""
-        found = sorted(self.folder.glob("step_*/extra.json"))
-        return found[-1].parent if found else None
+        """The newest checkpoint; parts of one that a kill left behind are never taken for it."""
+        return max(self.folder.glob("step_*"), default=None)
 
     def save(self, strategy: MegatronStrategy, step: int, extra: dict) -> None:
         """Every rank calls it. `extra` (json) is rank 0's. Collectives: Megatron's own, and world barriers."""
@@ -46,12 +50,39 @@ class Checkpoints:
         if dist.get_rank() == 0:
             facts = {"step": step, "distributed_optimizer": strategy.ddp_config.use_distributed_optimizer}
             (aside / "extra.json").write_text(json.dumps(facts | extra))
+        seal(aside)
+        if dist.get_rank() == 0:
             _flush(aside)
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
             for old in sorted(self.folder.glob("step_*"))[: -self.keep_last]:
                 shutil.rmtree(old)
         dist.barrier()
+
+    def resume(self, strategy: MegatronStrategy, identity: dict) -> dict:
+        """Load the newest checkpoint that is as it was written; returns its `extra`.
+
+        Every rank calls it. A damaged one is renamed to `damaged_step_<n>`, with a warning that names its files.
+
+        Raises:
+            UserError: all are damaged; or as `load`.
+        """
+        while path := self.latest():
+            problems = damage(path)
+            if not problems:
+                return self.load(strategy, path, identity)
+            if dist.get_rank() == 0:
+                aside = path.with_name(f"damaged_{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                console.print(
+                    f"{path} is damaged and was renamed to {aside.name}: {'; '.join(problems)}", style="yellow"
+                )
+            dist.barrier()
+        raise UserError(
+            f"no checkpoint in {self.folder} is whole (see the warnings above); nothing was changed but their names. "
+            "remedy: bring back a good copy as step_<n>, or delete the folder to start the run again"
+        )
 
     def load(self, strategy: MegatronStrategy, path: Path, identity: dict) -> dict:
         """Restore model and optimizer under the present layout; returns `extra`.

@@ -11,6 +11,7 @@ from pathlib import Path
 from nemo_forking.config import Config
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
+from nemo_forking.training.integrity import record_problem
 
 
 def set_identity(config: Config, file: TokenFile) -> dict:
@@ -69,6 +70,16 @@ def check_same(found: dict, wanted: dict, path: Path) -> None:
         )
 
 
+def _identity_of(record: Path) -> dict | None:
+    """What a record says; None where it is damaged, which those who load what it describes will tell."""
+    try:
+        if record_problem(record):
+            return None
+        return json.loads(record.read_text())["identity"]
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError):
+        return None
+
+
 def finished(config: Config, identity: dict) -> bool:
     """Whether the run folder holds the exported model of just this run.
 
@@ -77,6 +88,6 @@ def finished(config: Config, identity: dict) -> bool:
     folder = Path(config.run.folder)
     provenance = folder / "model" / "provenance.json"
     for record in (provenance, *sorted(folder.glob("checkpoints/step_*/extra.json"))[-1:]):
-        if record.exists():
-            check_same(json.loads(record.read_text())["identity"], identity, record.parent)
-    return provenance.exists()
+        if record.exists() and (found := _identity_of(record)):
+            check_same(found, identity, record.parent)
+    return provenance.exists() and _identity_of(provenance) is not None

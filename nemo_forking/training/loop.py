@@ -67,7 +67,7 @@ class Loop(pl.Callback):
         """Continue from the newest checkpoint, under whatever layout this run has."""
         done = 0
         if self.latest:
-            extra = self.checkpoints.load(trainer.strategy, self.latest, self.identity)
+            extra = self.checkpoints.resume(trainer.strategy, self.identity)
             done = extra["step"]
             self.restore(extra)
         progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
