@@ -89,10 +89,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         for name, call in calls.items():  # not timed: the meter slows it down, and it warms up
             peaks[name], cost_R = meter.peak_bytes(call, device)
             costs[name] = cost_R.cpu().numpy()
-        times = {name: [] for name in calls}
-        for _ in range(s.repeats):
-            for name, call in calls.items():  # in turn, so that a busy moment meets them all
-                times[name].append(meter.seconds(call, device))
+        times = meter.in_turn(calls, s.repeats, device)
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     done = ways.work(rows, s.pack, s.rows)
     others = [name for name in calls if name != "ours"]

@@ -1,7 +1,7 @@
 """Time and peak memory of one call, on a GPU or on the CPU."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,12 +12,25 @@ from torch.utils._pytree import tree_leaves
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Wall-clock seconds of one call, the GPU's work included."""
+    """Seconds of one call: wall-clock on a GPU, its work included; on the CPU processor time, over all threads.
+
+    A CPU is often shared, and a process that waits for its turn does not work.
+    """
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     _wait(device)
-    started = time.perf_counter()
+    started = clock()
     call()
     _wait(device)
-    return time.perf_counter() - started
+    return clock() - started
+
+
+def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every call, `repeats` times: one call after the other, so that a busy moment meets them all."""
+    times = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(seconds(call, device))
+    return times
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[int, Any]:

@@ -130,7 +130,7 @@ def random_prompts(settings: Settings) -> list[np.ndarray]:
 
 def _measure(s: Settings, tokens: int, size, model, reference, device) -> dict[str, Any]:
     """The record of one length of completions."""
-    from benchmarks import meter, updates
+    from benchmarks import meter, steps, updates
     from nemo_forking.tags import Tags
 
     tags = Tags("special", tuple((s.vocabulary - s.tags + n,) for n in range(s.tags)), 0, ((),) * s.tags)
@@ -149,11 +149,8 @@ def _measure(s: Settings, tokens: int, size, model, reference, device) -> dict[s
     for name, call in calls.items():  # not timed: the meter slows it down, and it warms up
         peaks[name], _ = meter.peak_bytes(call, device)
         if name in PLAIN:
-            difference[name] = updates.gradient_difference(model, reference)
-    times = {name: [] for name in calls}
-    for _ in range(s.repeats):
-        for name, call in calls.items():  # in turn, so that a busy moment meets them all
-            times[name].append(meter.seconds(call, device))
+            difference[name] = steps.gradient_difference(model, reference)
+    times = meter.in_turn(calls, s.repeats, device)
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     done = updates.work(given, fork, whole, (s.fork_pack, s.pack), s.rows)
     return {

@@ -7,20 +7,17 @@ Shape letters: Q questions, N tags, G rollouts of a question, B batch, T time, V
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
 from benchmarks.models import Size
+from benchmarks.steps import forward_backward, packs
 from nemo_forking.config.policy import PolicyConfig
-from nemo_forking.data.batches import Layout, MicroBatch, deal
-from nemo_forking.model.weights import stage_tensors
+from nemo_forking.data.batches import Layout, deal
 from nemo_forking.rl.advantage import EPS
 from nemo_forking.rl.batches import Batch
 from nemo_forking.rl.rollout import every_tag
@@ -31,7 +28,6 @@ from nemo_forking.training.fork import tag_logprobs
 from nemo_forking.training.passes import make_pass
 
 CLIP = 0.2
-RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def random_rollouts(
     random, shape = np.random.default_rng(seed), (len(prompts), rollouts)
     right_Q = random.integers(1, rollouts, len(prompts))
     reward_QG = random.permuted(np.arange(rollouts) < right_Q[:, None], axis=1).astype(np.float64)
-    logprob_QN = tag_logprobs([model], prompts, tags, _packs(max(map(len, prompts))))
+    logprob_QN = tag_logprobs([model], prompts, tags, packs(max(map(len, prompts))))
     batch = Batch(
         questions=[f"q{q}" for q in range(len(prompts))],
         kinds=["random"] * len(prompts),
@@ -101,27 +97,8 @@ def ours(model: nn.Module, update: Update, pack: int | None, recompute: bool = F
         recompute: layers keep their inputs alone and run again in the backward pass.
     """
     model.zero_grad(set_to_none=False)
-    for name, value in RECOMPUTE.items():
-        setattr(model.config, name, value if recompute else None)
-    batches = make_pass(update.rows, _layout(update, pack))
-    get_forward_backward_func()(
-        forward_step_func=partial(_step, update.objective),
-        data_iterator=iter(batches.micro_batches),
-        model=model.train(),
-        num_microbatches=len(batches.micro_batches),
-        seq_length=batches.time,
-        micro_batch_size=batches.batch,
-    )
-
-
-def _step(objective, batches: Iterator[MicroBatch], model: nn.Module):
-    batch = model.data_step(batches)
-
-    def loss(nll_L: Tensor):
-        """As Megatron wants it; the count is unused, since the loss holds the one denominator."""
-        return objective(batch, nll_L)[0], torch.ones((), dtype=torch.int, device=nll_L.device), {}
-
-    return model.forward_step(batch), loss
+    share = make_pass(update.rows, _layout(update, pack))
+    forward_backward(model, share, lambda *given: update.objective(*given)[0], "full" if recompute else "none")
 
 
 # ---------------------------------------------------------------- plainly
@@ -192,28 +169,6 @@ def _on(model: nn.Module, *arrays: np.ndarray) -> list[Tensor]:
     return [torch.from_numpy(array).to(model.device) for array in arrays]
 
 
-# ---------------------------------------------------------------- their gradients
-
-
-def gradient_difference(ours: nn.Module, plain: nn.Module) -> float:
-    """Largest |ours - plain| / |plain| of any tensor's gradient; not finite where the plain gradient is zero."""
-    mine = _gradients(ours)
-    relative = [(mine[name] - param.grad).norm() / param.grad.norm() for name, param in plain.named_parameters()]
-    return float(torch.stack(relative).max())  # NaN where one is
-
-
-def _gradients(model: nn.Module) -> dict[str, Tensor]:
-    """A Megatron model's gradients by their Hugging Face names: they are laid out, and so exported, as the weights."""
-    weights = {param: param.data for param in model.parameters()}
-    try:
-        for param in weights:
-            param.data = param.grad
-        return dict(stage_tensors(model))
-    finally:
-        for param, data in weights.items():
-            param.data = data
-
-
 # ---------------------------------------------------------------- what there is to do
 
 
@@ -270,8 +225,4 @@ def _policy(scope: str) -> PolicyConfig:
 
 
 def _layout(update: Update, pack: int | None) -> Layout:
-    return _packs(pack or max(row.length for row in update.rows))
-
-
-def _packs(tokens: int) -> Layout:
-    return Layout(packing=True, tokens=tokens, micro_batch_size=1)
+    return packs(pack or max(row.length for row in update.rows))

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nemo_forking.data.batches import Layout, Row, deal
+from benchmarks.steps import packs
+from nemo_forking.data.batches import Row, deal
 from nemo_forking.training.passes import score
 
 IGNORED = -100  # transformers' label of a position that is not counted
@@ -19,7 +20,7 @@ IGNORED = -100  # transformers' label of a position that is not counted
 @torch.no_grad()
 def ours(model: nn.Module, rows: Sequence[Row], pack: int) -> Tensor:
     """The set step's scoring: rows packed to `pack` tokens, one forward-only schedule, head on label rows in chunks."""
-    scored = score([model], list(rows), _layout(pack))
+    scored = score([model], list(rows), packs(pack))
     cost_R = torch.empty(len(rows), dtype=torch.float64, device=scored.sum_R.device)
     cost_R[scored.row_R] = scored.sum_R / scored.count_R
     return cost_R
@@ -58,7 +59,7 @@ def batched(model: nn.Module, rows: Sequence[Row], size: int) -> Tensor:
 
 def work(rows: Sequence[Row], pack: int, size: int) -> dict[str, dict[str, int]]:
     """Positions that each way sends through the layers, and through the head."""
-    plan = deal([row.length for row in rows], _layout(pack))
+    plan = deal([row.length for row in rows], packs(pack))
     every = len(rows) * max(len(row.ids) for row in rows)
     alike = sum(len(members) * max(rows[i].length for i in members) for members in _alike(rows, size))
     return {
@@ -66,10 +67,6 @@ def work(rows: Sequence[Row], pack: int, size: int) -> dict[str, dict[str, int]]
         "plain": {"tokens": every, "head_tokens": every},
         "batched": {"tokens": alike, "head_tokens": alike},
     }
-
-
-def _layout(pack: int) -> Layout:
-    return Layout(packing=True, tokens=pack, micro_batch_size=1)
 
 
 def _padded(rows: Sequence[Row], longest: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import models, updates
+from benchmarks import models, steps, updates
 from benchmarks.policy_update import PLAIN, disagreement, main
 from nemo_forking.tags import Tags
 from tests.distributed.commands import run_command
@@ -55,10 +55,10 @@ def differences(rank: int, folder: Path) -> list[float]:
             for every in (False, True):
                 updates.plain_gfpo(plain, learnt_from, every)
                 updates.ours(ours, updates.gfpo(given, every), pack=None)
-                found.append(updates.gradient_difference(ours, plain))
+                found.append(steps.gradient_difference(ours, plain))
             updates.plain_grpo(plain, learnt_from, rows=6)
             updates.ours(ours, updates.grpo(given), pack=None)
-            found.append(updates.gradient_difference(ours, plain))
+            found.append(steps.gradient_difference(ours, plain))
         return found
 
 
