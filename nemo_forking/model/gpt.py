@@ -17,7 +17,8 @@ from torch import Tensor
 
 from nemo_forking.data.batches import MicroBatch
 from nemo_forking.losses.cross_entropy import vocab_parallel_nll
-from nemo_forking.model.layers import describe_documents
+from nemo_forking.model.attention import describe_documents
+from nemo_forking.model.layers import HAVE_TE
 
 
 class Labels(NamedTuple):
@@ -36,9 +37,9 @@ class MicroBatchSteps:
 
     def forward_step(self, batch: MicroBatch) -> Tensor:
         """NLL at every label position [L] on the last pipeline stage, hidden states elsewhere."""
-        packed = (
-            describe_documents(tuple(d.length for d in batch.documents), batch.positions) if batch.documents else None
-        )
+        packed = None
+        if batch.documents:
+            packed = describe_documents(batch.documents, batch.positions, transformer_engine=HAVE_TE)
         labels = Labels(batch.places, batch.labels)
         return self(batch.tokens, batch.positions, None, labels=labels, packed_seq_params=packed)
 
