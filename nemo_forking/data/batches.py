@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nemo_forking.data.packing import Deal, Document, Layout, Row, deal, round_up
+from nemo_forking.data.packing import Deal, Document, Layout, Row, deal
+from nemo_forking.data.sharing import shared
 
 __all__ = ["Deal", "Document", "Layout", "MicroBatch", "Row", "build", "deal"]
 
@@ -20,7 +21,7 @@ class MicroBatch:
     """One micro-batch on one rank, sliced for its context-parallel rank."""
 
     tokens: Tensor  # [B, T] int64
-    positions: Tensor  # [T] int64: place inside the document
+    positions: Tensor  # [T] int64: place inside the document; a branch goes on from its trunk
     places: Tensor  # [L] int64: flat place t * B + b of the hidden state that predicts a label
     labels: Tensor  # [L] int64
     weights: Tensor  # [L] float32
@@ -36,29 +37,35 @@ class MicroBatch:
 
 def build(rows: Sequence[Row], plan: Deal, layout: Layout) -> Iterator[MicroBatch]:
     """This rank's micro-batches, one after the other."""
-    for members in plan.micro_batches[layout.data_rank]:
+    rank = layout.data_rank
+    for members, time in zip(plan.micro_batches[rank], plan.times[rank], strict=True):
         chosen = [rows[i] for i in members]
-        yield (_packed if layout.packing else _padded)(chosen, plan, layout)
+        yield _packed(chosen, time, layout) if layout.packing else _padded(chosen, plan.batch, time, layout)
 
 
-def _packed(rows: list[Row], plan: Deal, layout: Layout) -> MicroBatch:
-    lengths = [round_up(r.length, layout.row_multiple) for r in rows]
-    documents = lengths + [plan.time - sum(lengths)] * (sum(lengths) < plan.time)  # the rest is a document of padding
-    sheet = _Sheet(1, plan.time)
-    starts = np.cumsum([0, *lengths])
-    for row, start in zip(rows, starts, strict=False):
-        sheet.write(row, 0, int(start))
-    positions = np.concatenate([np.arange(n) for n in documents])
-    begins = np.cumsum([0, *documents[:-1]])
-    keep = np.concatenate([_own_part(n, layout) + begin for n, begin in zip(documents, begins, strict=True)])
-    return sheet.micro_batch(positions, keep, tuple(map(Document, documents)))
+def _packed(rows: list[Row], time: int, layout: Layout) -> MicroBatch:
+    sheet, documents, start = _Sheet(1, time), [], 0
+    for members, document in shared(rows, layout):
+        trunk = document.trunk if document.branches else 0
+        sheet.tokens[0, start : start + trunk] = members[0].ids[:trunk]
+        start += trunk
+        for row, length in zip(members, document.branches or (document.trunk,), strict=True):
+            sheet.write(row, 0, start, read=trunk)
+            start += length
+        documents.append(document)
+    documents += [Document(time - start)] * (start < time)  # the rest is a document of padding
+    lengths, firsts = np.array([piece for d in documents for piece in d.pieces]).T
+    begins = np.cumsum(lengths) - lengths
+    positions = np.concatenate([first + np.arange(n) for n, first in zip(lengths, firsts, strict=True)])
+    keep = np.concatenate([begin + _own_part(n, layout) for n, begin in zip(lengths, begins, strict=True)])
+    return sheet.micro_batch(positions, keep, tuple(documents))
 
 
-def _padded(rows: list[Row], plan: Deal, layout: Layout) -> MicroBatch:
-    sheet = _Sheet(plan.batch, plan.time)
+def _padded(rows: list[Row], batch: int, time: int, layout: Layout) -> MicroBatch:
+    sheet = _Sheet(batch, time)
     for b, row in enumerate(rows):
         sheet.write(row, b, 0)
-    return sheet.micro_batch(np.arange(plan.time), _own_part(plan.time, layout), ())
+    return sheet.micro_batch(np.arange(time), _own_part(time, layout), ())
 
 
 class _Sheet:
@@ -70,14 +77,16 @@ class _Sheet:
         self.weights: list[np.ndarray] = [np.empty(0, dtype=np.float32)]
         self.names: list[int] = []
 
-    def write(self, row: Row, b: int, start: int) -> None:
-        self.tokens[b, start : start + row.length] = row.ids[:-1]
+    def write(self, row: Row, b: int, start: int, read: int = 0) -> None:
+        """A row from its token `read` on, at place `start`: what comes before stands elsewhere."""
+        self.tokens[b, start : start + row.length - read] = row.ids[read:-1]
+        begin = start - read
         if row.choices:
             labels = np.array(row.choices, dtype=np.int64)
-            time, owner = np.full(len(labels), start + row.length - 1), np.arange(len(labels))
+            time, owner = np.full(len(labels), begin + row.length - 1), np.arange(len(labels))
         else:
             labels = row.ids[row.first :]
-            time, owner = np.arange(start + row.first - 1, start + row.length), np.zeros(len(labels), dtype=np.int64)
+            time, owner = np.arange(begin + row.first - 1, begin + row.length), np.zeros(len(labels), dtype=np.int64)
         self.asked.append(np.stack([time, np.full_like(time, b), labels, owner + len(self.names)]))
         self.weights.append(np.full(len(labels), row.weight, dtype=np.float32))
         self.names += row.names

@@ -1,12 +1,13 @@
 """Rows, and which micro-batch of which data-parallel rank each lies in: without torch, so that a plan can ask too.
 
-Everything here is a pure function of lengths that every rank knows, so no rank has to be told its share. Shape
-letters: B batch, T time.
+Everything here is a pure function of lengths that every rank knows, so no rank has to be told its share. A cost is
+counted in tokens: what the linear layers do for one is 1. Shape letters: B batch, T time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ class Row:
     weight: float = 1.0  # of every counted token in the loss
     index: int = 0  # the caller's name for the row
     choices: tuple[int, ...] = ()  # what may stand in the place of ids[-1]
+    prompt: int = 0  # first ids that are the prompt of its question, at most `first` of them
+    group: int = -1  # the question: rows of one group begin with the same prompt and may share it; -1 shares nothing
 
     @property
     def length(self) -> int:
@@ -65,6 +68,16 @@ class Document:
         """Tokens in the pack."""
         return self.trunk + sum(self.branches)
 
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """(length, position of the first token) of the trunk and of every branch."""
+        return [(self.trunk, 0), *((n, self.trunk) for n in self.branches)]
+
+    @property
+    def area(self) -> int:
+        """Twice the (query, key) pairs of causal attention: the square of the length, but that branches are apart."""
+        return self.trunk**2 + sum(n * (2 * self.trunk + n) for n in self.branches)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -79,22 +92,33 @@ class Layout:
     context_rank: int = 0
     multiple: int = 1  # T is a multiple of this (sequence parallelism, kernels' favourite sizes)
     group: int = 1  # micro-batches per rank are a multiple of this (interleaved pipeline)
+    one_time: bool = False  # a rank's micro-batches have one T: pipeline stages know the shape they hand over
+    crossover: float = math.inf  # length of a row at which attention costs as much as the linears
+    share: bool = False  # rows of one group in a pack share their prompt
 
     @property
     def row_multiple(self) -> int:
         """What a row's length is rounded up to, so that context parallelism cuts it into equal chunks."""
         return 2 * self.context_ranks if self.context_ranks > 1 else 1
 
+    def time(self, tokens: int) -> int:
+        """T of a micro-batch that holds so many."""
+        return round_up(max(tokens, 1), np.lcm(self.multiple, self.row_multiple))
+
 
 def pass_layout(
     batch: BatchConfig,
     layout: LayoutConfig,
+    crossover: float = math.inf,
     *,
     without_gradient: bool = False,
     data_rank: int = 0,
     context_rank: int = 0,
 ) -> Layout:
-    """The layout of a training pass, or of one that keeps no activations and takes larger micro-batches."""
+    """The layout of a training pass, or of one that keeps no activations and takes larger micro-batches.
+
+    `crossover` is the model's, `training.flops.crossover`.
+    """
     sequence = layout.tensor if layout.sequence_parallel else 1
     return Layout(
         packing=batch.packing,
@@ -106,6 +130,9 @@ def pass_layout(
         context_rank=context_rank,
         multiple=sequence * layout.context * fp8_multiple(layout.fp8, 2 if layout.context > 1 else 1),
         group=layout.pipeline if layout.virtual_pipeline else 1,
+        one_time=layout.pipeline > 1,
+        crossover=crossover,
+        share=batch.share_prompts and batch.packing and without_gradient,
     )
 
 
@@ -116,64 +143,123 @@ def fp8_multiple(recipe: str | None, otherwise: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Deal:
-    """Which rows lie in which micro-batch of which data-parallel rank, and the one shape of all of them."""
+    """Which rows lie in which micro-batch of which data-parallel rank, and their shapes."""
 
     micro_batches: list[list[list[int]]]  # [data rank][micro-batch][row number]; an empty list is a dummy
+    times: list[list[int]]  # T of each over all context ranks
+    costs: list[list[float]]  # of each, padding included
     batch: int  # B
-    time: int  # T over all context ranks
+
+    @property
+    def time(self) -> int:
+        """The greatest T."""
+        return max(map(max, self.times))
 
     @property
     def rows_max(self) -> int:
         """Most rows any rank holds."""
         return max(sum(map(len, rank)) for rank in self.micro_batches)
 
+    @property
+    def imbalance(self) -> float:
+        """The dearest data-parallel rank's cost over the mean, less 1: the others wait for it."""
+        rank_costs = [sum(rank) for rank in self.costs]
+        return max(rank_costs) * len(rank_costs) / sum(rank_costs) - 1
+
 
 def deal(lengths: Sequence[int], layout: Layout) -> Deal:
-    """Deal rows of these lengths to ranks: the same number of micro-batches each, near-equal tokens.
+    """Deal rows of these lengths to ranks: the same number of micro-batches each, near-equal cost.
 
-    Packed: longest row first, each into the emptiest bin with room, with as few bins as hold them all. Padded: rows
-    of like length share a micro-batch. Raises UserError when a row is longer than a packed micro-batch.
+    Packed: longest row first, each to the cheapest rank with room, there into the emptiest pack; as few packs as hold
+    them all. Padded: rows of like length share a micro-batch, and the dearest goes to the cheapest rank. Raises
+    UserError when a row is longer than a packed micro-batch.
     """
     lengths = np.array([round_up(n, layout.row_multiple) for n in lengths], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
-    step = layout.data_ranks * layout.group
     if layout.packing:
-        bins = _pack(lengths, order, layout.tokens, step)
-    else:
-        size = layout.micro_batch_size
-        bins = [order[i : i + size].tolist() for i in range(0, len(order), size)]
-        bins += [[] for _ in range(-len(bins) % step)]
-    fill = [int(lengths[b].sum()) if layout.packing else int(lengths[b].max(initial=0)) for b in bins]
-    time = round_up(max(max(fill), 1), np.lcm(layout.multiple, layout.row_multiple))
-    ranks: list[list[list[int]]] = [[] for _ in range(layout.data_ranks)]
-    for place, b in enumerate(sorted(range(len(bins)), key=lambda b: -fill[b])):
-        lap, seat = divmod(place, layout.data_ranks)  # there and back again, so that no rank always gets the fuller
-        ranks[seat if lap % 2 == 0 else layout.data_ranks - 1 - seat].append(bins[b])
-    return Deal(ranks, 1 if layout.packing else layout.micro_batch_size, int(time))
+        return describe(_pack(lengths, order, layout), lambda pack: [Document(int(lengths[i])) for i in pack], layout)
+    size = layout.micro_batch_size
+    bins = [order[i : i + size].tolist() for i in range(0, len(order), size)]
+    bins += [[] for _ in range(-len(bins) % (layout.data_ranks * layout.group))]
+    times = [layout.time(int(lengths[b].max(initial=0))) for b in bins]
+    ranks = to_ranks(bins, [t + t * t / layout.crossover for t in times], layout.data_ranks)
+    return describe(ranks, lambda bin: [Document(int(lengths[bin].max(initial=0)))], layout)
 
 
-def _pack(lengths: np.ndarray, order: np.ndarray, capacity: int, step: int) -> list[list[int]]:
-    if lengths.max() > capacity:
+def describe(
+    ranks: list[list[list[int]]], documents: Callable[[list[int]], Sequence[Document]], layout: Layout
+) -> Deal:
+    """The deal that holds these rows, each rank's fullest micro-batch first: later ones fit the memory it has taken.
+
+    `documents` says what the rows of a pack make; of a padded micro-batch, the longest row.
+    """
+    micro_batches, times, costs = [], [], []
+    for rank in ranks:
+        held = [(sum(d.length for d in documents(rows)), rows) for rows in rank]
+        held = sorted(held, key=lambda fill_and_rows: -fill_and_rows[0])
+        fills = [held[0][0] if layout.one_time else fill for fill, _ in held]
+        micro_batches.append([rows for _, rows in held])
+        times.append([layout.time(fill) for fill in fills])
+        costs.append([_cost(documents(rows), t, layout) for (_, rows), t in zip(held, times[-1], strict=True)])
+    return Deal(micro_batches, times, costs, 1 if layout.packing else layout.micro_batch_size)
+
+
+def to_ranks(bins: Sequence[list[int]], costs: Sequence[float], ranks: int) -> list[list[list[int]]]:
+    """As many bins to every rank, the dearest first, each to the cheapest rank that lacks one."""
+    taken, spent = [[] for _ in range(ranks)], [0.0] * ranks
+    for b in sorted(range(len(bins)), key=lambda b: -costs[b]):
+        rank = min((r for r in range(ranks) if len(taken[r]) < len(bins) // ranks), key=lambda r: spent[r])
+        taken[rank].append(bins[b])
+        spent[rank] += costs[b]
+    return taken
+
+
+def check_fits(longest: int, layout: Layout) -> None:
+    """Raises UserError where a row of so many tokens, rounded up, is longer than a pack."""
+    if longest > layout.tokens:
         raise UserError(
-            f"a row of {lengths.max()} tokens does not fit a packed micro-batch of {capacity}: raise batch.tokens "
+            f"a row of {longest} tokens does not fit a packed micro-batch of {layout.tokens}: raise batch.tokens "
             "(or batch.match_tokens), or lower data.max_length"
         )
-    count = round_up(int(np.ceil(lengths.sum() / capacity)), step)
-    while (bins := _try_pack(lengths, order, capacity, count)) is None:
-        count += step
-    return bins
 
 
-def _try_pack(lengths: np.ndarray, order: np.ndarray, capacity: int, count: int) -> list[list[int]] | None:
-    bins, fill = [[] for _ in range(count)], np.zeros(count, dtype=np.int64)
+def _cost(documents: Sequence[Document], time: int, layout: Layout) -> float:
+    """What a micro-batch of `time` tokens costs; what its documents leave of a pack is a document of padding."""
+    if not layout.packing:
+        return layout.micro_batch_size * (time + time * time / layout.crossover)
+    padding = time - sum(d.length for d in documents)
+    return time + (sum(d.area for d in documents) + padding**2) / layout.crossover
+
+
+def _pack(lengths: np.ndarray, order: np.ndarray, layout: Layout) -> list[list[list[int]]]:
+    check_fits(int(lengths.max()), layout)
+    count = round_up(math.ceil(lengths.sum() / (layout.tokens * layout.data_ranks)), layout.group)
+    while True:
+        for by_cost in (True, False):  # rows dealt by cost alone may leave no room where even packs would
+            if ranks := _try_pack(lengths, order, count, by_cost, layout):
+                return ranks
+        count += layout.group
+
+
+def _try_pack(
+    lengths: np.ndarray, order: np.ndarray, count: int, by_cost: bool, layout: Layout
+) -> list[list[list[int]]] | None:
+    """Rows in `count` packs a rank: each to the cheapest rank with room, or to whichever has the emptiest pack."""
+    ranks = [[[] for _ in range(count)] for _ in range(layout.data_ranks)]
+    fill, spent = np.zeros((layout.data_ranks, count), dtype=np.int64), np.zeros(layout.data_ranks)
     for row in order:
-        emptiest = int(fill.argmin())
-        if fill[emptiest] + lengths[row] > capacity:
+        length = int(lengths[row])
+        room = np.flatnonzero(fill.min(axis=1) + length <= layout.tokens)
+        if not len(room):
             return None
-        bins[emptiest].append(int(row))
-        fill[emptiest] += lengths[row]
-    return bins
+        rank = room[(spent if by_cost else fill.min(axis=1))[room].argmin()]
+        pack = fill[rank].argmin()
+        ranks[rank][pack].append(int(row))
+        fill[rank, pack] += length
+        spent[rank] += length + length * length / layout.crossover
+    return ranks
 
 
 def round_up(n: int, multiple: int) -> int:
+    """The next multiple."""
     return -(-int(n) // int(multiple)) * int(multiple)

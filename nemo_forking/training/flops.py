@@ -13,9 +13,20 @@ def step_flops(model: ModelConfig, scored: Iterable[Row], trained: Iterable[Row]
 
 def forward_flops(model: ModelConfig, row: Row) -> float:
     """Multiplications and additions of a row's forward: linears, causal attention, the head at counted tokens."""
+    linears, attention = _layer(model)
+    layers = model.num_layers * row.length * (linears + attention * row.length)
+    return layers + 2.0 * model.hidden_size * model.vocab_size * row.counted
+
+
+def crossover(model: ModelConfig) -> float:
+    """Length of a row, in tokens, at which causal attention costs as much as the linears of a layer."""
+    linears, attention = _layer(model)
+    return linears / attention
+
+
+def _layer(model: ModelConfig) -> tuple[int, int]:
+    """Of one token in one layer: the linears' FLOPs, and attention's for every token of the row."""
     hidden, size = model.hidden_size, model.head_dim or model.hidden_size // model.num_attention_heads
     queries, keys = model.num_attention_heads * size, model.num_query_groups * size
-    linears = 2 * hidden * (2 * queries + 2 * keys) + 6 * hidden * model.ffn_hidden_size  # per token and layer
-    attention = 2 * queries * row.length  # per token and layer: two products over half the square
-    layers = model.num_layers * row.length * (linears + attention)
-    return layers + 2.0 * hidden * model.vocab_size * row.counted
+    linears = 2 * hidden * (2 * queries + 2 * keys) + 6 * hidden * model.ffn_hidden_size
+    return linears, 2 * queries  # attention: two products over half the square

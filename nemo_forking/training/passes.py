@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from nemo_forking.config import Config
 from nemo_forking.data import packing
-from nemo_forking.data.batches import Layout, MicroBatch, Row, build, deal
+from nemo_forking.data.batches import Layout, MicroBatch, Row, build
+from nemo_forking.data.sharing import deal_rows
+from nemo_forking.training.flops import crossover
 
 
 @dataclass
@@ -23,14 +25,16 @@ class Pass:
 
     micro_batches: list[MicroBatch]
     batch: int
-    time: int
+    time: int  # of every micro-batch under pipeline parallelism, else the greatest
     rows_max: int  # most rows any data-parallel rank holds
+    imbalance: float  # the dearest data-parallel rank's cost over the mean, less 1 (Deal.imbalance)
 
 
 def make_pass(rows: Sequence[Row], layout: Layout) -> Pass:
     """Deal the rows and build this rank's share."""
-    plan = deal([row.length for row in rows], layout)
-    return Pass(list(build(rows, plan, layout)), plan.batch, plan.time, plan.rows_max)
+    plan = deal_rows(rows, layout)
+    time = max(plan.times[layout.data_rank])
+    return Pass(list(build(rows, plan, layout)), plan.batch, time, plan.rows_max, plan.imbalance)
 
 
 def pass_layout(config: Config, *, without_gradient: bool = False) -> Layout:
@@ -38,6 +42,7 @@ def pass_layout(config: Config, *, without_gradient: bool = False) -> Layout:
     return packing.pass_layout(
         config.batch,
         config.layout,
+        crossover(config.model),
         without_gradient=without_gradient,
         data_rank=parallel_state.get_data_parallel_rank(),
         context_rank=parallel_state.get_context_parallel_rank(),

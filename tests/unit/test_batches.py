@@ -1,11 +1,14 @@
 """Rows to micro-batches: nothing lost, nothing twice, the same shape and number on every rank, work evenly dealt."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_forking.data.batches import Deal, Layout, Row, build, deal
+from nemo_forking.data.batches import Layout, Row, build, deal
 from nemo_forking.errors import UserError
 
 LONGEST = 40
@@ -23,6 +26,8 @@ def layouts(draw) -> Layout:
         context_ranks=context,
         multiple=sequence * context * (2 if context > 1 else 1),
         group=draw(st.sampled_from([1, 1, 2, 3])),
+        one_time=draw(st.booleans()),
+        crossover=draw(st.sampled_from([np.inf, 40.0, 4.0])),
     )
 
 
@@ -40,7 +45,7 @@ def row_lists(draw) -> list[Row]:
 
 
 def on_rank(layout: Layout, data: int, context: int) -> Layout:
-    return Layout(**(vars(layout) | {"data_rank": data, "context_rank": context}))
+    return replace(layout, data_rank=data, context_rank=context)
 
 
 def rounded(length: int, layout: Layout) -> int:
@@ -68,37 +73,78 @@ def test_every_rank_has_the_same_number_of_micro_batches_and_the_pipeline_its_mu
 
 
 @given(lengths_of_rows, layouts())
-def test_every_micro_batch_fits_its_shape(lengths, layout):
-    plan = deal(lengths, layout)
-    assert plan.time % layout.multiple == 0 and plan.time % layout.row_multiple == 0
-    for bin in (bin for rank in plan.micro_batches for bin in rank):
-        if layout.packing:
-            assert fill(bin, lengths, layout) <= min(layout.tokens, plan.time)
-        else:
-            assert len(bin) <= layout.micro_batch_size and all(lengths[row] <= plan.time for row in bin)
-    longest = max(fill(b, lengths, layout) for rank in plan.micro_batches for b in rank)
-    needed = longest if layout.packing else max(lengths)
-    assert plan.time < needed + np.lcm(layout.multiple, layout.row_multiple)  # no larger than the fullest needs
+def test_every_micro_batch_fits_its_shape_which_is_no_larger_than_it_needs(lengths, layout):
+    plan, unit = deal(lengths, layout), np.lcm(layout.multiple, layout.row_multiple)
+    for rank, times in zip(plan.micro_batches, plan.times, strict=True):
+        needed = []
+        for rows in rank:
+            longest = max((rounded(lengths[row], layout) for row in rows), default=0)
+            needed.append(fill(rows, lengths, layout) if layout.packing else longest)
+            assert len(rows) <= layout.micro_batch_size or needed[-1] <= layout.tokens and layout.packing
+        wanted = [max(needed)] * len(rank) if layout.one_time else needed
+        assert times == [max(1, -(-n // unit)) * unit for n in wanted]
+        assert needed == sorted(needed, reverse=True)
 
 
 @given(lengths_of_rows, layouts())
-def test_packed_micro_batches_and_ranks_differ_by_no_more_than_one_row(lengths, layout):
-    layout = Layout(**(vars(layout) | {"packing": True}))
+def test_packs_of_rows_without_attention_to_balance_differ_by_no_more_than_one_row(lengths, layout):
+    layout = replace(layout, packing=True, crossover=np.inf)
     plan = deal(lengths, layout)
     longest = rounded(max(lengths), layout)
     fills = [[fill(bin, lengths, layout) for bin in rank] for rank in plan.micro_batches]
-    assert np.ptp(np.concatenate(fills)) <= longest
+    assert max(np.ptp(rank) for rank in fills) <= longest
     assert np.ptp([sum(rank) for rank in fills]) <= longest
+
+
+@given(lengths_of_rows, layouts())
+def test_costs_are_those_of_every_place_and_every_pair_that_attention_meets(lengths, layout):
+    plan, c = deal(lengths, layout), layout.crossover
+    for rank, times, costs in zip(plan.micro_batches, plan.times, plan.costs, strict=True):
+        for rows, time, cost in zip(rank, times, costs, strict=True):
+            documents = [rounded(lengths[row], layout) for row in rows]
+            documents.append(time - sum(documents))  # padding
+            packed = time + sum(n**2 for n in documents) / c
+            assert cost == pytest.approx(packed if layout.packing else plan.batch * (time + time**2 / c))
+    ranks = [sum(rank) for rank in plan.costs]
+    assert plan.imbalance == pytest.approx(max(ranks) / np.mean(ranks) - 1)
 
 
 @given(lengths_of_rows, layouts())
 def test_packed_micro_batches_are_half_full_at_worst_but_for_one_round(lengths, layout):
     """Worst fit on falling lengths: were the bins fewer by a round, the emptiest would lack room for some row."""
-    layout = Layout(**(vars(layout) | {"packing": True}))
+    layout = replace(layout, packing=True)
     count = sum(len(rank) for rank in deal(lengths, layout).micro_batches)
     step = layout.data_ranks * layout.group
     total = sum(rounded(length, layout) for length in lengths)
     assert count <= step + max(step, 2 * -(-total // layout.tokens))
+
+
+@given(
+    st.lists(st.integers(1, LONGEST), min_size=1, max_size=7), st.integers(2, 3), st.sampled_from([np.inf, 40.0, 4.0])
+)
+def test_the_dearest_rank_costs_at_most_a_third_more_than_in_the_best_of_all_deals(lengths, ranks, crossover):
+    """Graham's bound, which holds where every rank has room; there the longest row comes first to the cheapest."""
+    layout = Layout(True, tokens=LONGEST * 7, micro_batch_size=1, data_ranks=ranks, crossover=crossover)
+    cost = [n + n**2 / crossover for n in lengths]
+    best = min(
+        max(sum(c for c, owner in zip(cost, owners, strict=True) if owner == rank) for rank in range(ranks))
+        for owners in itertools.product(range(ranks), repeat=len(lengths))
+    )
+    dealt = [sum(cost[row] for rows in rank for row in rows) for rank in deal(lengths, layout).micro_batches]
+    assert max(dealt) <= best * (4 / 3 - 1 / (3 * ranks)) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_ranks_of_realistic_rows_are_nearly_as_dear_as_one_another_and_packs_hold_what_they_may(ranks):
+    """Traces of 8k tokens in the mean, up to 32k, Qwen2.5-1.5B; no deal is cheaper than the longest row or the mean."""
+    random = np.random.default_rng(0)
+    layout = Layout(True, tokens=32768, micro_batch_size=1, data_ranks=ranks, crossover=30464)
+    for _ in range(10):
+        lengths = np.minimum(32768, random.lognormal(np.log(8192) - 0.245, 0.7, 128)).astype(int)
+        plan, cost = deal(lengths, layout), lengths + lengths**2 / 30464
+        dearest = max(map(sum, plan.costs))
+        assert dearest < 1.03 * max(cost.max(), cost.sum() / ranks)
+        assert max(map(max, plan.times)) <= 32768
 
 
 @given(row_lists(), layouts())
@@ -108,8 +154,8 @@ def test_ranks_together_hold_every_token_label_weight_and_owner(rows, layout):
     seen: dict[int, list] = {}
     for data in range(layout.data_ranks):
         slices = [list(build(rows, plan, on_rank(layout, data, context))) for context in range(layout.context_ranks)]
-        for parts in zip(*slices, strict=True):
-            for name, tokens in read_off(parts, plan, layout).items():
+        for time, *parts in zip(plan.times[data], *slices, strict=True):
+            for name, tokens in read_off(parts, (plan.batch, time), layout).items():
                 assert name not in seen
                 seen[name] = tokens
     assert seen == {row.index: expected(row) for row in rows}
@@ -125,14 +171,14 @@ def expected(row: Row) -> list[tuple]:
     return places
 
 
-def read_off(parts, plan: Deal, layout: Layout) -> dict[int, list[tuple]]:
+def read_off(parts, shape: tuple[int, int], layout: Layout) -> dict[int, list[tuple]]:
     """The rows of one micro-batch, from the parts of its context-parallel ranks."""
     rows: dict[int, list[tuple]] = {}
     for part in parts:
         batch, time = part.tokens.shape
-        assert (batch, time * layout.context_ranks) == (plan.batch, plan.time)
+        assert (batch, time * layout.context_ranks) == shape
         assert part.rows == parts[0].rows and part.documents == parts[0].documents
-        assert sum(d.length for d in part.documents) == (plan.time if layout.packing else 0)
+        assert sum(d.length for d in part.documents) == (shape[1] if layout.packing else 0)
         labels = {}
         for place, label, weight, owner in zip(part.places, part.labels, part.weights, part.row, strict=True):
             t, b = divmod(int(place), batch)  # as hidden states lie, [T, B, H]
@@ -158,9 +204,10 @@ def test_context_ranks_hold_the_two_chunks_that_even_out_causal_attention(rows, 
     plan = deal([row.length for row in rows], layout)
     ranks = layout.context_ranks
     for context in range(ranks):
-        for part in build(rows, plan, on_rank(layout, 0, context)):
+        parts = build(rows, plan, on_rank(layout, 0, context))
+        for part, time in zip(parts, plan.times[0], strict=True):
             wanted = []
-            for length in [d.length for d in part.documents] or [plan.time]:
+            for length in [d.length for d in part.documents] or [time]:
                 chunk = length // (2 * ranks) if ranks > 1 else length
                 chunks = (context, 2 * ranks - 1 - context) if ranks > 1 else (0,)
                 wanted += [i * chunk + place for i in chunks for place in range(chunk)]

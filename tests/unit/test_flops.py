@@ -5,7 +5,7 @@ import pytest
 
 from nemo_forking.config import load
 from nemo_forking.data.batches import Row
-from nemo_forking.training.flops import forward_flops, step_flops
+from nemo_forking.training.flops import crossover, forward_flops, step_flops
 
 
 def row(tokens: int, counted: int) -> Row:
@@ -17,6 +17,13 @@ def test_a_row_costs_its_linears_its_causal_attention_and_the_head_at_its_labels
     per_token = 2 * (64 * 64 * 4 + 3 * 64 * 256)
     attention = 2 * 2 * 64 * 10 * 10 / 2
     assert forward_flops(model, row(10, 4)) == 3 * (10 * per_token + attention) + 2 * 64 * 128 * 4
+
+
+def test_at_the_crossover_attention_doubles_a_row():
+    model = load(experiment="ssft_math_32b").model
+    length = round(crossover(model))
+    assert length == 95232
+    assert forward_flops(model, row(length, 0)) == 2 * length * forward_flops(model, row(1, 0)) * length / (length + 1)
 
 
 def test_training_counts_three_forwards_and_scoring_one():
