@@ -160,12 +160,16 @@ def _among(found_QNM: np.ndarray, anew: list[int], shape: tuple[int, int]) -> np
 
 
 def matching_rows(questions: list[Question], tags: Tags, tokens: int, include_tag: bool) -> list[Row]:
-    """All R rows `prompt + tag + first `tokens` trace tokens`, in the order (question, tag, trace)."""
+    """All R rows `prompt + tag + first `tokens` trace tokens`, in the order (question, tag, trace).
+
+    Those of one question are a group, which may share its prompt (batch.share_prompts).
+    """
     rows = []
-    for question in questions:
+    for group, question in enumerate(questions):
         for tag in tags.ids_NK:
             for trace in question.traces:
-                rows.append(_row(question, tag, trace.ids[:tokens], include_tag, index=len(rows)))
+                row = _row(question, tag, trace.ids[:tokens], include_tag, index=len(rows))
+                rows.append(replace(row, prompt=len(question.prompt), group=group))
     return rows
 
 
