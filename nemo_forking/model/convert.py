@@ -22,7 +22,8 @@ from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.engines.folder import model_config
 from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
-from nemo_forking.model.dist_checkpoint import DistCheckpoint, is_checkpoint
+from nemo_forking.model.base import is_checkpoint
+from nemo_forking.model.dist_checkpoint import DistCheckpoint
 from nemo_forking.model.dist_writer import write_files
 from nemo_forking.model.hf_folder import check_folder, hf_config, tensor_shapes
 from nemo_forking.model.shards import Shard, lay_out, plan_shards, put, write_index
@@ -123,7 +124,7 @@ def _open_checkpoint(config: Config, folder: Path, tokenizer) -> Opened:
     if tags:
         add_to_tokenizer(tokenizer, tags)
     values = model_config(folder) if (folder / "config.json").is_file() else hf_config(config, tokenizer)
-    identity = _identity(config, fingerprint(folder, pattern="*.distcp"), tags)
+    identity = _identity(config, fingerprint(folder), tags)
     return Opened(checkpoint.tensors, checkpoint.source(), values, tokenizer, identity)
 
 

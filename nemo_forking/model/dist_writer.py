@@ -28,12 +28,20 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from nemo_forking.files import write_aside
-from nemo_forking.model.dist_checkpoint import METADATA
+from nemo_forking.model.base import METADATA
 from nemo_forking.model.hf_folder import ModelShape
 from nemo_forking.model.names import fuse, in_checkpoints
 from nemo_forking.model.sources import Source
 
-LINEARS = ("self_attention.linear_proj", "self_attention.linear_qkv", "mlp.linear_fc1", "mlp.linear_fc2")
+# Modules whose `_extra_state` a model may ask for, Transformer Engine's with and without attention's; left empty
+STATES = (
+    "self_attention.linear_proj",
+    "self_attention.linear_qkv",
+    "self_attention.core_attention",
+    "mlp.linear_fc1",
+    "mlp.linear_fc2",
+)
+LAST_STATE = "decoder.final_layernorm._extra_state/shard_0_1"
 FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 COMMON = {"common_backend": "torch", "common_backend_version": 1}
 
@@ -62,12 +70,18 @@ def _write_file(path: Path, model: ModelShape, layer: int | None, group: list, s
             offsets = [layer or 0] + [0] * (tensor.dim() - 1)
             dtype = str(tensor.dtype).removeprefix("torch.")
             places.append([fused, offsets, list(tensor.shape), dtype, *_saved(tensor, file)])
-        for linear in LINEARS if layer is not None else ():  # empty, as outside fp8
-            key = f"decoder.layers.{linear}._extra_state/shard_{layer}_{model.num_layers}"
+        for key in _states(model, layer, [fused for fused, _ in group]):
             places.append([key, None, None, None, *_saved(None, file)])
         file.flush()
         os.fsync(file.fileno())
     return places
+
+
+def _states(model: ModelShape, layer: int | None, group: list[str]) -> list[str]:
+    """Keys of the states that lie in a file."""
+    if layer is not None:
+        return [f"decoder.layers.{module}._extra_state/shard_{layer}_{model.num_layers}" for module in STATES]
+    return [LAST_STATE] if "decoder.final_layernorm.weight" in group else []
 
 
 def _stored(tensor: Tensor, fused: str, layer: int | None) -> Tensor:

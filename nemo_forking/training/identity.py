@@ -41,13 +41,13 @@ def _blocks(config: Config, *blocks: str) -> dict:
     }
 
 
-def fingerprint(folder: Path, sampled: int = 2**20, pattern: str = "*.safetensors") -> str:
-    """Hash of a model folder's files: name, size, first and last `sampled` bytes of each.
+def fingerprint(folder: Path, sampled: int = 2**20) -> str:
+    """Hash of a model folder's files (Hugging Face or Megatron): name, size, first and last `sampled` bytes of each.
 
     Enough to know weights that were trained anew, quick enough for 65 GB; a copy elsewhere has the same.
     """
     digest = hashlib.sha256()
-    for file in [folder / "config.json", *sorted(folder.glob(pattern))]:
+    for file in [folder / "config.json", *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.distcp"))]:
         if not file.exists():
             continue  # loading says what is missing
         size = file.stat().st_size

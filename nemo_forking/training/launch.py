@@ -23,7 +23,7 @@ from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
-from nemo_forking.model.hf_folder import check_folder
+from nemo_forking.model.base import check_base
 from nemo_forking.training import quiet
 from nemo_forking.training.fp8 import check_fp8
 from nemo_forking.training.identity import finished, set_identity
@@ -50,7 +50,7 @@ def run_ranks(module: str, function: str, config: Config) -> None:
     launched = check_launch(config)
     check_fp8(config)
     if config.model.base:
-        check_folder(config.model.base, config.model)
+        check_base(config.model.base, config.model)
     # Megatron's order of communication and computation on a GPU under tensor parallelism; read when CUDA starts
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     # What NeMo takes for NCCL's timeout: ranks wait at a barrier while one writes a pipeline stage's weights

@@ -17,6 +17,7 @@ from nemo_forking.config import Config
 from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.model import cpu, sources, weights
+from nemo_forking.model.base import base_weights
 from nemo_forking.model.hf_folder import hf_config
 from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, WeightedOptimizer
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags
@@ -232,7 +233,7 @@ def strategy(config: Config) -> nl.MegatronStrategy:
 def initial_weights(config: Config, tags: Tags) -> sources.Source:
     """The base model's weights (or seeded random ones), tag rows initialised."""
     if config.model.base:
-        source = sources.from_folder(config.model.base)
+        source = base_weights(config.model.base, config.model)
     else:
         shapes = model_config(config)
         source = sources.from_seed(lambda name: weights.hf_shape(shapes, name), config.run.seed, config.model.init_std)
