@@ -63,6 +63,7 @@ class LabelRowsConfig(TransformerConfig):
     vocab_size: int = 0
     share_embeddings_and_output_weights: bool = False
     loss_chunk: int = 1024
+    compile: bool = False
 
 
 @contextlib.contextmanager
@@ -119,8 +120,16 @@ def write_transformers(size: Size, folder: Path, device: torch.device, seed: int
     return model
 
 
-def read_megatron(size: Size, folder: Path, device: torch.device, chunk: int) -> LabelRowsGPT:
-    """The same weights in the model that the set step trains; needs Megatron's process groups."""
+def read_megatron(size: Size, folder: Path, device: torch.device, chunk: int, *, compile: bool = False) -> LabelRowsGPT:
+    """The same weights in the model that the set step trains; needs Megatron's process groups.
+
+    Args:
+        size: of the model that was written.
+        folder: where it was written.
+        device: where the model is to be.
+        chunk: label rows whose logits are held at a time.
+        compile: layout.compile.
+    """
     config = LabelRowsConfig(
         num_layers=size.layers,
         hidden_size=size.hidden,
@@ -142,6 +151,7 @@ def read_megatron(size: Size, folder: Path, device: torch.device, chunk: int) ->
         calculate_per_token_loss=True,  # a loss holds its own denominator, the schedule adds none
         vocab_size=size.vocabulary,
         loss_chunk=chunk,
+        compile=compile,
     )
     model = LabelRowsGPT(
         config,

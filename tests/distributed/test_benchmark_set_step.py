@@ -1,17 +1,16 @@
 """The benchmark of a set step at a tiny shape: its counts and what it trains on, never its times."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import models, set_steps
 from benchmarks.set_step import Settings, main, problem
 from benchmarks.settings import from_words
 from tests.distributed.commands import run_command
+from tests.distributed.flops import torch_count
 from tests.distributed.ranks import run
 
 TINY = (
@@ -42,34 +41,10 @@ def counted_by_torch(rank: int, folder: Path) -> dict[str, tuple[float, float]]:
         batch = set_steps.random_batch(s)
         steps = set_steps.Steps(models.read_megatron(size, folder, device, s.chunk), batch, s)
         work = set_steps.count(size.model_config(), batch)
-        found = {"matching": (_torch_count(steps.match), work.matching)}
+        found = {"matching": (torch_count(steps.match), work.matching)}
         for recompute, flops in work.training.items():
-            found[recompute] = (_torch_count(lambda r=recompute: steps.train(batch.fixed_QM, r)), flops)
+            found[recompute] = (torch_count(lambda r=recompute: steps.train(batch.fixed_QM, r)), flops)
     return found
-
-
-def _torch_count(call) -> float:
-    """Torch's count, and what it does not know: attention on the CPU, products added to a tensor in place."""
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    unknown = {attention: _products(2), backward: _products(4), torch.ops.aten.addmm_: _added}
-    with FlopCounterMode(display=False, custom_mapping=unknown) as counter:
-        call()
-    return counter.get_total_flops()
-
-
-def _products(count: int) -> Callable[..., int]:
-    """FLOPs of causal attention with so many products [T, T, D]; the backward's first is the forward's over again."""
-
-    def flops(*shapes, **_) -> int:
-        batch, heads, time, size = next(shape for shape in shapes if len(shape) == 4)
-        return count * batch * heads * time * time * size
-
-    return flops
-
-
-def _added(total, left, right, **_) -> int:
-    return 2 * left[0] * left[1] * right[1]
 
 
 def test_the_count_is_torch_s_own(tmp_path):
