@@ -1,14 +1,15 @@
 """The rows a step is planned on: of mean length for its cost, of the greatest length for its memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from nemo_forking.config import Config
-from nemo_forking.data.packing import Deal, Row, deal, pass_layout, round_up
+from nemo_forking.data.packing import Layout, Row, pass_layout, round_up
 from nemo_forking.data.token_file import read_manifest
 from nemo_forking.plan.activations import Sheet
+from nemo_forking.training.flops import crossover
 
 TAG = {"special": 1, "text": 5}  # ids of a tag
 
@@ -59,10 +60,28 @@ def step_rows(config: Config, mean: Lengths) -> Rows:
         return Rows([fork] * questions, [rollout] * (questions * config.rollout.group))
     pairs, scored = questions * config.data.traces, []
     if config.matching.rule == "optimal":
-        prefix = min(config.matching.tokens, mean.trace)
-        scored = [row(mean.prompt + tag + prefix - 1, prefix)] * (pairs * config.tags.count)
-    counted = mean.trace + (tag if config.loss.include_tag else 0)
-    return Rows(scored, [row(mean.prompt + tag + mean.trace - 1, counted)] * pairs)
+        of_a_question = config.data.traces * config.tags.count
+        scored = [matching_row(config, mean.prompt, mean.trace, q) for q in range(questions)
+                  for _ in range(of_a_question)]  # fmt: skip
+    return Rows(scored, [training_row(config, mean.prompt, mean.trace)] * pairs)
+
+
+def matching_row(config: Config, prompt: int, trace: int, question: int) -> Row:
+    """The row that scores a trace of so many tokens under one tag."""
+    tag, prefix = tag_tokens(config), min(config.matching.tokens, trace)
+    counted = prefix + (tag if config.matching.include_tag else 0)
+    return replace(row(prompt + tag + prefix - 1, counted), prompt=prompt, group=question)
+
+
+def training_row(config: Config, prompt: int, trace: int) -> Row:
+    """The row that trains on a whole trace under its tag."""
+    tag = tag_tokens(config)
+    return row(prompt + tag + trace - 1, trace + (tag if config.loss.include_tag else 0))
+
+
+def tag_tokens(config: Config) -> int:
+    """Ids of a tag; the rule `none` trains without."""
+    return 0 if config.plan.recipe == "ssft" and config.matching.rule == "none" else TAG[config.tags.spelling]
 
 
 def row(length: int, counted: int) -> Row:
@@ -70,27 +89,25 @@ def row(length: int, counted: int) -> Row:
     return Row(np.broadcast_to(np.int64(0), length + 1), first=length + 1 - counted)
 
 
-def dealt(config: Config, rows: list[Row], *, without_gradient: bool) -> Deal:
-    """The rows in micro-batches, as training deals them."""
-    return deal(
-        [one.length for one in rows], pass_layout(config.batch, config.layout, without_gradient=without_gradient)
-    )
+def pass_of(config: Config, *, without_gradient: bool) -> Layout:
+    """The layout of a pass, as training has it."""
+    return pass_layout(config.batch, config.layout, crossover(config.model), without_gradient=without_gradient)
 
 
 def fullest(config: Config, *, without_gradient: bool) -> tuple[Sheet, int]:
     """The fullest micro-batch the settings allow, and the most micro-batches of a data-parallel rank.
 
     A packed micro-batch is full; a padded one has the longest rows. Only the labels of matching rows are bounded
-    (`matching.tokens` of each, of which as many fit as have prompts of the mean length).
+    (`matching.tokens` of each, of which as many fit as have prompts of the mean length, or share them).
     """
     batch, mean = config.batch, lengths(config)
-    layout = pass_layout(batch, config.layout, without_gradient=without_gradient)
+    layout = pass_of(config, without_gradient=without_gradient)
     longest, count = _longest(config, mean, without_gradient), _rows_of_a_step(config, without_gradient)
     tokens = layout.tokens if batch.packing else layout.micro_batch_size * longest
     tokens = round_up(tokens, np.lcm(layout.multiple, layout.row_multiple))
     labels = tokens
     if without_gradient and config.plan.recipe == "ssft":
-        rows = max(1, tokens // (mean.prompt + config.matching.tokens))
+        rows = max(1, tokens // (config.matching.tokens + (0 if layout.share else mean.prompt)))
         labels = min(tokens, rows * config.matching.tokens)
     micro_batches = -(-count // (layout.data_ranks * max(1, layout.tokens // longest if batch.packing else 1)))
     padded = tokens if batch.packing and config.layout.accelerator == "cpu" else 0

@@ -51,7 +51,7 @@ def _work(config: Config, plan: Plan) -> Table:
     policy = config.plan.recipe == "gfpo"
     scope = {"tag": "update at the fork", "all": "update, all tokens"}[config.policy.scope]
     table = Table(title="Work of a step, all ranks", title_justify="left")
-    for name in ("", "rows", "tokens", "micro-batches", "model FLOPs", "computed", "bubble", "seconds"):
+    for name in ("", "rows", "tokens", "micro-batches", "model FLOPs", "computed", "bubble", "imbalance", "seconds"):
         table.add_column(name, justify="left" if not name else "right")
     parts = {"fork pass" if policy else "matching": plan.scoring, scope if policy else "training": plan.training}
     for name, part in parts.items():
@@ -62,12 +62,13 @@ def _work(config: Config, plan: Plan) -> Table:
 
 def _cells(part: PassWork) -> list[str]:
     return [
-        f"{part.rows:,}",
-        f"{part.tokens:,}",
-        f"{part.micro_batches:,} x {part.time:,}",
+        f"{part.rows:,.0f}",
+        f"{part.tokens:,.0f}",
+        f"{round(part.micro_batches, 1):,g} x {part.time:,}",
         f"{part.model_flops:.3g}",
         f"{part.computed_flops:.3g}",
         f"{part.bubble:.0%}",
+        f"{part.imbalance:.0%}",
         "-" if part.gpu_seconds is None else f"{part.gpu_seconds:.2f}",
     ]
 
@@ -84,13 +85,21 @@ def _lines(config: Config, plan: Plan) -> list[str]:
     elif plan.scoring:
         share = (plan.scoring.model_flops + plan.training.model_flops) / plan.training.model_flops
         lines.append(f"Matching makes a step's model FLOPs {share:.2f} times those of training alone")
+        if plan.batches < plan.steps:
+            lines.append(
+                f"{plan.batches / plan.steps:.0%} of questions are matched (matching.every), the others keep tags"
+            )
     if plan.hours is None:
         lines.append("Time: unknown, layout.peak_tflops is null")
     else:
+        source = config.plan.measured
+        known = f"measured in {source}" if source else "plan.efficiency, assumed, not measured"
         lines.append(
             f"Time: {plan.seconds:.1f} s a step, {plan.hours:.1f} h for {plan.steps:,} steps, when a busy GPU computes "
-            f"at plan.efficiency={config.plan.efficiency:g} of {layout.peak_tflops:g} TFLOP/s (assumed, not measured)"
+            f"at {plan.efficiency:.3g} of {layout.peak_tflops:g} TFLOP/s ({known})"
         )
+        if layout.fp8 and not source:
+            lines.append(f"layout.fp8={layout.fp8} is not in these times: how much faster it is has not been measured")
     lines.append(
         f"Disk: {_size(plan.disk)}: {config.trainer.keep_last} checkpoints of {_size(plan.checkpoint)} and one being "
         f"written, the model {_size(plan.export)}"

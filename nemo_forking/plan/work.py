@@ -1,12 +1,13 @@
 """FLOPs of a step and the time they take: what the mathematics needs, what is computed, and how long ranks wait."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemo_forking.config import Config
-from nemo_forking.data.packing import Row
+from nemo_forking.data.packing import Layout, Row
+from nemo_forking.data.sharing import deal_rows, tokens_read
 from nemo_forking.plan.parameters import head_widths
-from nemo_forking.plan.rows import dealt, row
+from nemo_forking.plan.rows import pass_of, row
 from nemo_forking.training.flops import forward_flops, step_flops
 
 TERA = 1e12
@@ -14,26 +15,28 @@ TERA = 1e12
 
 @dataclass(frozen=True)
 class PassWork:
-    """One pass of a step over all GPUs.
+    """One pass of a step over all GPUs, or the mean of several steps'.
 
     Attributes:
         rows: how many.
-        tokens: that they read.
+        tokens: that they read, a shared prompt once.
         micro_batches: of a data-parallel rank.
-        time: tokens of each.
+        time: tokens of the largest.
         model_flops: what the mathematics needs (training/flops.py).
         computed_flops: padding and recomputation included.
         bubble: share of the pass in which a GPU waits for pipeline stages before or after it.
+        imbalance: what the dearest data-parallel rank costs above the mean (data/packing.py).
         gpu_seconds: of one GPU, from the pass's beginning to its end; None where layout.peak_tflops is null.
     """
 
-    rows: int
-    tokens: int
-    micro_batches: int
+    rows: float
+    tokens: float
+    micro_batches: float
     time: int
     model_flops: float
     computed_flops: float
     bubble: float
+    imbalance: float
     gpu_seconds: float | None
 
 
@@ -45,9 +48,13 @@ def pass_work(config: Config, rows: Sequence[Row], *, without_gradient: bool) ->
     """
     if not rows:
         return None
-    layout, plan = config.layout, dealt(config, list(rows), without_gradient=without_gradient)
-    costs = [[_computed(config, [rows[i] for i in members], plan, without_gradient) for members in rank]
-             for rank in plan.micro_batches]  # fmt: skip
+    layout, form = config.layout, pass_of(config, without_gradient=without_gradient)
+    plan = deal_rows(rows, form)
+    costs = [
+        [_computed(config, [rows[i] for i in members], cost, time * plan.batch, form, without_gradient)
+         for members, cost, time in zip(*of_rank, strict=True)]
+        for of_rank in zip(plan.micro_batches, plan.costs, plan.times, strict=True)
+    ]  # fmt: skip
     count, chunks = len(costs[0]), layout.virtual_pipeline or 1
     fill = (layout.pipeline - 1) / chunks
     seconds = None
@@ -57,31 +64,38 @@ def pass_work(config: Config, rows: Sequence[Row], *, without_gradient: bool) ->
         seconds = slowest * (1 + fill / count) / speed
     return PassWork(
         rows=len(rows),
-        tokens=sum(one.length for one in rows),
+        tokens=tokens_read(rows, form) if form.share else sum(one.length for one in rows),
         micro_batches=count,
         time=plan.time,
         model_flops=step_flops(config.model, rows, []) if without_gradient else step_flops(config.model, [], rows),
         computed_flops=sum(layers + head for rank in costs for layers, head in rank),
         bubble=fill / (count + fill),
+        imbalance=plan.imbalance,
         gpu_seconds=seconds,
     )
 
 
-def _computed(config: Config, rows: Sequence[Row], plan, without_gradient: bool) -> tuple[float, float]:
-    """FLOPs of a micro-batch in the layers and in the head, its padding included."""
-    model, lengths = config.model, [one.length for one in rows]
-    if config.batch.packing:
-        lengths += [plan.time - sum(lengths)] * (sum(lengths) < plan.time)  # the rest is a document of padding
-    else:
-        lengths = [plan.time] * plan.batch
-    layers = sum(forward_flops(model, row(length, 0)) for length in lengths)
+def mean_work(parts: Sequence[PassWork | None]) -> PassWork | None:
+    """The mean of several steps' passes; of their times the largest."""
+    parts = [part for part in parts if part]
+    if not parts:
+        return None
+    values = {name: [getattr(part, name) for part in parts] for name in PassWork.__dataclass_fields__}
+    means = {name: None if None in each else sum(each) / len(each) for name, each in values.items()}
+    return PassWork(**means | {"time": max(values["time"])})
+
+
+def _computed(
+    config: Config, rows: Sequence[Row], cost: float, tokens: int, form: Layout, without_gradient: bool
+) -> tuple[float, float]:
+    """FLOPs of a micro-batch in the layers and in the head; its cost (data/packing.py) has padding and attention."""
+    model = config.model
+    token = (
+        2.0 * model.num_layers * head_widths(model)[0] * form.crossover
+    )  # in the linears; attention: token / crossover
+    layers, attention = cost * token, (cost - tokens) * token
     head = sum(forward_flops(model, one) - forward_flops(model, row(one.length, 0)) for one in rows)
     if without_gradient:
         return layers, head
-    again = {"none": 0.0, "selective": attention_flops(config, lengths), "full": layers}[config.layout.recompute]
+    again = {"none": 0.0, "selective": attention, "full": layers}[config.layout.recompute]
     return 3 * layers + again, 4 * head  # the head computes its logits again, always
-
-
-def attention_flops(config: Config, lengths: Iterable[int]) -> float:
-    """Causal core attention of one forward."""
-    return sum(2.0 * config.model.num_layers * head_widths(config.model)[0] * length**2 for length in lengths)
