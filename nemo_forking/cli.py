@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +27,9 @@ from nemo_forking.config.fields import blocks_of, describe, help_lines, hints, n
 from nemo_forking.config.load import load, with_experiment
 from nemo_forking.config.record import resolved_yaml
 from nemo_forking.config.schema import Config
-from nemo_forking.errors import UserError
+from nemo_forking.errors import Stopped, UserError
 
+STOPPED = 75  # exit status: not finished, start it again (EX_TEMPFAIL)
 Recipe = Callable[[Config], Any]
 SWITCHES = {  # switch -> (override it stands for, help)
     "--help": (None, "this text, with the values the command line means"),
@@ -37,20 +39,24 @@ SWITCHES = {  # switch -> (override it stands for, help)
 
 
 def recipe(*, experiment: str | None = None, conf: Path = CONF) -> Callable[[Recipe], Callable[..., int]]:
-    """Turns `function(config)` into a command.
+    """Turns `function(config)` into a command; SIGTERM and SIGUSR1 end it with `Stopped`.
 
     Args:
         experiment: file of conf/experiment taken where the command line names none.
         conf: folder of YAML files.
 
     Returns:
-        A decorator. The command takes a list of arguments and returns the exit status: 0, or 2 after a `UserError`,
-        whose message it prints. Without a list it takes the process's arguments and exits with any status but 0.
+        A decorator. The command takes a list of arguments and returns the exit status: 0, 2 after a `UserError`, whose
+        message it prints, or 75 after `Stopped`. Without a list it takes the process's arguments and exits with any
+        status but 0.
     """
 
     def decorate(function: Recipe) -> Callable[..., int]:
         @functools.wraps(function)
         def command(argv: Sequence[str] | None = None) -> int:
+            if argv is None:
+                for number in (signal.SIGTERM, signal.SIGUSR1):
+                    signal.signal(number, _stop)
             status = _run(function, sys.argv[1:] if argv is None else argv, experiment, conf)
             if argv is None and status:
                 sys.exit(status)
@@ -81,6 +87,13 @@ def _run(function: Recipe, argv: Sequence[str], experiment: str | None, conf: Pa
     except UserError as error:
         print(_red(f"error: {error}"), file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        return STOPPED
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped(f"ended by {signal.Signals(number).name}; the same command goes on with what is complete")
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], str]:

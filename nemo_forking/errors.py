@@ -1,8 +1,16 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a user is meant to read."""
 
 
 class UserError(ValueError):
     """Bad input or configuration; the message names where it is and how to mend it.
 
     Recipes print it without a traceback and exit with status 2.
+    """
+
+
+class Stopped(BaseException):
+    """The run was asked to end before its time and has kept everything: the same command continues it.
+
+    No `Exception`, so that nothing that retries takes it for a fault. Recipes print it and exit with status 75, which
+    scripts and schedulers read as "start it again" (EX_TEMPFAIL of sysexits.h).
     """

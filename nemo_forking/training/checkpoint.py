@@ -35,11 +35,18 @@ class Checkpoints:
         """The newest checkpoint; parts of one that a kill left behind are never taken for it."""
         return max(self.folder.glob("step_*"), default=None)
 
+    def has(self, step: int) -> bool:
+        """Whether a step is saved, the same on every rank. One broadcast (world)."""
+        there = [self._path(step).exists() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(there, src=0)
+        return there[0]
+
     def save(self, strategy: MegatronStrategy, step: int, extra: dict) -> None:
         """Every rank calls it. `extra` (json) is rank 0's. Collectives: Megatron's own, and world barriers."""
         if strategy.ddp_config.overlap_param_gather:  # else the others' share of the step arrives with the next forward
             strategy.megatron_parallel.force_param_sync()
-        final, aside = self.folder / f"step_{step:07d}", self.folder / f".step_{step:07d}.partial"
+        final = self._path(step)
+        aside = final.with_name(f".{final.name}.partial")
         if dist.get_rank() == 0:
             for stale in self.folder.glob(".step_*.partial"):
                 shutil.rmtree(stale)
@@ -58,6 +65,9 @@ class Checkpoints:
             for old in sorted(self.folder.glob("step_*"))[: -self.keep_last]:
                 shutil.rmtree(old)
         dist.barrier()
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step_{step:07d}"
 
     def resume(self, strategy: MegatronStrategy, identity: dict) -> dict:
         """Load the newest checkpoint that is as it was written; returns its `extra`.

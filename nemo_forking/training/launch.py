@@ -11,8 +11,10 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any
 
@@ -22,7 +24,7 @@ from nemo_forking.config import Config, save_resolved
 from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
-from nemo_forking.errors import UserError
+from nemo_forking.errors import Stopped, UserError
 from nemo_forking.model.base import check_base
 from nemo_forking.training import quiet
 from nemo_forking.training.fp8 import check_fp8
@@ -133,7 +135,8 @@ class RankFailed(RuntimeError):
 def fork_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
     """Run function(*args) in `ranks` forked processes with torchrun's environment; their results in rank order.
 
-    The first rank to fail ends the others. Raises RankFailed with that rank's traceback, or naming its signal.
+    The first rank to fail ends the others. Raises RankFailed with that rank's traceback, or naming its signal; a
+    UserError or Stopped as the rank raised it. Signals that ask to stop go to the ranks.
     """
     context, port = mp.get_context("fork"), _free_port()
     pipes, processes = [], []
@@ -145,12 +148,34 @@ def fork_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any
         pipes.append(receive)
         processes.append(process)
     try:
-        return _collect(pipes, processes)
+        with _passed_on(processes):
+            return _collect(pipes, processes)
     finally:
         for process in processes:
             if process.is_alive():
                 process.kill()
             process.join()
+
+
+@contextmanager
+def _passed_on(processes) -> Iterator[None]:
+    """Signals that ask to stop are for the ranks, which end in order; a terminal sends them Ctrl-C by itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(number: int, frame: object) -> None:
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _collect(pipes, processes) -> list[Any]:
@@ -186,7 +211,7 @@ def _rank_main(function, rank, ranks, port, send, args) -> None:
     torch.set_num_threads(1)
     try:
         send.send((False, function(*args)))
-    except UserError as error:
+    except (UserError, Stopped) as error:
         send.send((True, (error, "")))
     except BaseException:
         send.send((True, (None, traceback.format_exc())))

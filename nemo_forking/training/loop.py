@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -14,10 +14,12 @@ import torch.distributed as dist
 from nemo.lightning.megatron_parallel import MegatronParallel, MegatronStep
 
 from nemo_forking.config import Config
+from nemo_forking.errors import Stopped
 from nemo_forking.training.checkpoint import Checkpoints
 from nemo_forking.training.metrics import Metrics
 from nemo_forking.training.passes import Pass
 from nemo_forking.training.schedule import learning_rate
+from nemo_forking.training.stop import StopRequest
 
 
 class Loop(pl.Callback):
@@ -41,6 +43,7 @@ class Loop(pl.Callback):
         self.latest, self.after_step = latest, after_step
         self.metrics: Metrics | None = None
         self.last: dict = {}
+        self.stop = StopRequest()
 
     @abstractmethod
     def prepare(self, model: MegatronParallel, step: int) -> Pass:
@@ -61,11 +64,16 @@ class Loop(pl.Callback):
     def restore(self, state: dict) -> None:
         """Take up what `state` gave."""
 
+    def may_save(self, step: int) -> bool:
+        """Whether a run can be continued from behind this step."""
+        return True
+
     # ------------------------------------------------------------ Lightning's hooks
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Continue from the newest checkpoint, under whatever layout this run has."""
-        done = 0
+        self.strategy, done = trainer.strategy, 0
+        self.stop.listen()  # after Lightning, which listens too
         if self.latest:
             extra = self.checkpoints.resume(trainer.strategy, self.identity)
             done = extra["step"]
@@ -94,7 +102,10 @@ class Loop(pl.Callback):
 
     def begin(self, step: MegatronStep) -> MegatronStep:
         """The step over our own micro-batches (called by StepSampler)."""
-        share = self.prepare(step.pipeline, step.step_i)
+        try:
+            share = self.prepare(step.pipeline, step.step_i)
+        except Stopped as stopped:  # on every rank alike, and nothing of this step has been done to the model
+            self._end(step.step_i, str(stopped))
         return dataclasses.replace(
             step,
             data=iter(share.micro_batches),
@@ -110,10 +121,12 @@ class Loop(pl.Callback):
             self.metrics.write(record)
         step, every, last = record["step"], self.config.trainer.checkpoint_every, self.config.trainer.max_steps
         if step % every == 0 or step == last:
-            self.checkpoints.save(trainer.strategy, step, {"identity": self.identity, **self.state()})
+            self._save(step)
         self.last = record
         if self.after_step:
             self.after_step(record | told)
+        if step < last and self.may_save(step) and (name := self.stop.agreed()):
+            self._end(step, name)
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Close the records."""
@@ -121,6 +134,17 @@ class Loop(pl.Callback):
             self.metrics.close()
 
     # ------------------------------------------------------------
+
+    def _save(self, step: int) -> None:
+        self.checkpoints.save(self.strategy, step, {"identity": self.identity, **self.state()})
+
+    def _end(self, step: int, name: str) -> NoReturn:
+        """Save what no checkpoint has, and end before the run's time; every rank calls it."""
+        if step and not self.checkpoints.has(step):
+            self._save(step)
+        if self.metrics:
+            self.metrics.close()
+        raise Stopped(f"ended by {name} after step {step}, which is saved: the same command goes on from there")
 
     def _record(self, trainer: pl.Trainer) -> tuple[dict, dict]:
         decided, seconds, told = self.decided()

@@ -13,6 +13,7 @@ from nemo_forking.rl.prompts import load_prompts
 from nemo_forking.training.identity import policy_identity
 from nemo_forking.training.policy_loop import PolicyLoop
 from nemo_forking.training.policy_step import PolicyStep
+from nemo_forking.training.stop import StopRequest
 from nemo_forking.training.trainer import export, fit, materials, model_config, optimizer, start_rank
 
 
@@ -28,11 +29,11 @@ def train_policy(config: Config, after_step: Callable[[dict], None] | None = Non
     form = PromptFormat(tokenizer, config.data.prompt, config.data.target, config.data.system)
     base, loss = sources.from_folder(config.model.base), PolicyLoss()
 
-    def make_step(model) -> PolicyStep:
+    def make_step(model, stop: StopRequest) -> PolicyStep:
         def export_to(folder: Path) -> None:
             export(config, model, folder, tokenizer, tags, identity)
 
-        return PolicyStep(config, prompts, form, tags, Collector(config, tags, identity), export_to)
+        return PolicyStep(config, prompts, form, tags, Collector(config, tags, identity), export_to, stop)
 
     loop = PolicyLoop(config, identity, checkpoints, latest, after_step, loss=loss, make_step=make_step, base=base)
     model = ForkingQwen2Model(model_config(config), optimizer(config), weights=None if latest else base, loss=loss)

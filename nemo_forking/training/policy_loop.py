@@ -39,7 +39,7 @@ class PolicyLoop(Loop):
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Keep the reference, then continue from the newest checkpoint."""
         megatron = trainer.strategy.megatron_parallel
-        self.step = self.make_step(megatron)
+        self.step = self.make_step(megatron, self.stop)
         if self.config.policy.kl_weight:
             for chunk in megatron:  # with a checkpoint the model has not been given the base's weights
                 weights.load(unwrapped(chunk), self.base)
@@ -51,6 +51,10 @@ class PolicyLoop(Loop):
         share, objective, self.learnt = self.step(list(model), step)
         self.loss.begin(objective)
         return share
+
+    def may_save(self, step: int) -> bool:
+        """Between batches of rollouts."""
+        return step % self.config.policy.updates == 0
 
     def decided(self) -> tuple[dict, dict[str, float], dict]:
         """Rewards, the choice of tags, and how the objective bounded the update."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from nemo_forking.config import Config
 from nemo_forking.data.prompt import PromptFormat
-from nemo_forking.errors import UserError
+from nemo_forking.errors import Stopped, UserError
 from nemo_forking.rl.batches import Batch, questions_of_batch
 from nemo_forking.rl.collect import Asked, Collector
 from nemo_forking.rl.objective import Objective
@@ -29,6 +29,7 @@ from nemo_forking.training.flops import step_flops
 from nemo_forking.training.fork import tag_logprobs
 from nemo_forking.training.passes import Pass, label_logprobs, make_pass, pass_layout
 from nemo_forking.training.reference import Reference
+from nemo_forking.training.stop import StopRequest
 
 A_ROLLOUT = timedelta(days=30)  # longest wait for rank 0, which alone has engine and grader
 
@@ -55,6 +56,7 @@ class PolicyStep:
         tags: the tags.
         collector: engine, grader and files; used on global rank 0 only.
         export: writes the present weights to a folder; called on every rank.
+        stop: signals that rank 0 hears while it collects, and the others wait.
     """
 
     def __init__(
@@ -65,8 +67,9 @@ class PolicyStep:
         tags: Tags,
         collector: Collector,
         export: Callable[[Path], None],
+        stop: StopRequest,
     ):
-        self.config, self.tags, self.collector, self.export = config, tags, collector, export
+        self.config, self.tags, self.collector, self.export, self.stop = config, tags, collector, export, stop
         encoded = form.prompts([prompt.prompt for prompt in prompts])
         self.asked = [Asked(prompt, np.asarray(ids)) for prompt, ids in zip(prompts, encoded, strict=True)]
         self.reference: Reference | None = None  # of the KL, set before training
@@ -77,7 +80,8 @@ class PolicyStep:
         """Rollouts where the step begins a new batch of them, and its update.
 
         Collectives: Megatron's forward-only schedule, the export's, and broadcasts from global rank 0 over the world.
-        Raises UserError on every rank alike where engine or grader cannot go on; what was completed is kept.
+        Raises UserError on every rank alike where engine or grader cannot go on, and Stopped where a signal came
+        meanwhile; what was completed is kept.
         """
         number, update = divmod(step, self.config.policy.updates)
         self.seconds = {}
@@ -148,12 +152,13 @@ class PolicyStep:
         return tag_logprobs(chunks, [one.ids for one in self.asked_now], self.tags, layout)
 
     def _from_rank_0(self, call: Callable[[], Any]) -> Any:
-        """What `call` gives on global rank 0, on every rank, or its UserError; the others wait as long as it takes."""
+        """What `call` gives on global rank 0, on every rank, or what it raises for users; the others wait for it."""
         result, error = None, None
         if dist.get_rank() == 0:
             try:
-                result = call()
-            except UserError as reason:  # all end with it, none by a broken connection
+                with self.stop.at_once():
+                    result = call()
+            except (UserError, Stopped) as reason:  # all end with it, none by a broken connection
                 error = reason
         box = [result, error]
         dist.broadcast_object_list(box, src=0, group=self.waiting)
