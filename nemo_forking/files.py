@@ -1,8 +1,14 @@
 """Files that are seen whole or not at all, and what is in them."""
 
+import fcntl
 import hashlib
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from nemo_forking.errors import UserError
 
 
 def write_aside(path: Path, content: str | bytes) -> None:
@@ -20,3 +26,46 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock file while the block runs: of several processes, on all machines that see the file, one is inside.
+
+    The system frees the lock when its holder dies, whatever the file still says.
+
+    Args:
+        lock: the file, which says who holds it; parents are made.
+        what: what is done inside, for the message: "process 7 on node1 <what>".
+
+    Raises:
+        UserError: another process is inside.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                who = file.read() or "another process"
+                raise UserError(f"{who} {what} at this moment; wait for its end, or choose another folder") from None
+            except OSError:
+                pass  # a file system without locks
+            if not _is_at(lock, file.fileno()):
+                continue  # its holder took it away after it was opened here
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            try:
+                yield
+            finally:
+                lock.unlink()
+            return
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False

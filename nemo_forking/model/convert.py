@@ -21,15 +21,24 @@ from nemo_forking.config import Config
 from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.engines.folder import model_config
 from nemo_forking.errors import UserError
-from nemo_forking.files import write_aside
+from nemo_forking.files import alone, write_aside
 from nemo_forking.model.base import is_checkpoint
 from nemo_forking.model.dist_checkpoint import DistCheckpoint
 from nemo_forking.model.dist_writer import write_files
 from nemo_forking.model.hf_folder import check_folder, hf_config, tensor_shapes
+from nemo_forking.model.logits import (
+    Difference,
+    compare,
+    megatron_outputs,
+    prepare_megatron,
+    sample,
+    transformers_outputs,
+)
 from nemo_forking.model.shards import Shard, lay_out, plan_shards, put, write_index
 from nemo_forking.model.sources import Source, from_folder, with_tags
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags, tag_text
 from nemo_forking.training.identity import fingerprint
+from nemo_forking.training.launch import fork_ranks
 from nemo_forking.weight_files import Shape
 
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -46,6 +55,7 @@ class Opened:
         hf_config: config.json of the result.
         tokenizer: of the result.
         identity: all that the result's bytes depend on (json).
+        checkpoint: the source, where it is a Megatron checkpoint.
     """
 
     tensors: Mapping[str, tuple[torch.dtype, Shape]]
@@ -53,6 +63,7 @@ class Opened:
     hf_config: dict
     tokenizer: Any
     identity: dict
+    checkpoint: DistCheckpoint | None = None
 
 
 def convert(config: Config, tell: Callable[[str], None] = print) -> Path:
@@ -60,16 +71,24 @@ def convert(config: Config, tell: Callable[[str], None] = print) -> Path:
 
     Raises:
         UserError: a source that is damaged or is not the configured model, naming the tensor, the shape expected and
-            the shape found; a folder that holds something else; a written tensor that differs from the source's.
+            the shape found; a folder that holds something else, or that another process is writing; a written tensor,
+            or a layer's output, that differs from the source's.
     """
     opened, folder = open_source(config), Path(config.convert.folder)
-    if is_converted(folder, opened.identity):
-        tell(f"{folder} is there already")
-    else:
-        write_folder(folder, config, opened, tell)
-    if config.convert.verify:
-        verify(folder, config, opened)
-        tell(f"{folder}: all {len(opened.tensors)} tensors are the source's, bit for bit")
+    with alone(folder.with_name(f".{folder.name}.lock"), f"converts into convert.folder={folder}"):
+        if is_converted(folder, opened.identity):
+            tell(f"{folder} is there already")
+        else:
+            write_folder(folder, config, opened, tell)
+        if config.convert.verify:
+            verify(folder, config, opened)
+            tell(f"{folder}: all {len(opened.tensors)} tensors are the source's, bit for bit")
+    if config.convert.verify_logits:
+        found = fork_ranks(compare_logits, 1, folder, config, opened)[0]
+        tell(
+            f"{folder}: logits of {found.tokens} tokens differ from transformers' by at most {found.logits:.1e}, "
+            f"log-probabilities by {found.log_probabilities:.1e}"
+        )
     return folder
 
 
@@ -125,7 +144,7 @@ def _open_checkpoint(config: Config, folder: Path, tokenizer) -> Opened:
         add_to_tokenizer(tokenizer, tags)
     values = model_config(folder) if (folder / "config.json").is_file() else hf_config(config, tokenizer)
     identity = _identity(config, fingerprint(folder), tags)
-    return Opened(checkpoint.tensors, checkpoint.source(), values, tokenizer, identity)
+    return Opened(checkpoint.tensors, checkpoint.source(), values, tokenizer, identity, checkpoint)
 
 
 def _tags(config: Config, tokenizer) -> Tags:
@@ -220,6 +239,26 @@ def verify(folder: Path, config: Config, opened: Opened) -> None:
                 f"convert.folder={folder}: tensor {name}, {dtype} of shape {shape}: {differing:,} of {ours.numel():,} "
                 f"numbers ({ours.dtype}) are not the source's; remove the folder and convert again"
             )
+
+
+def compare_logits(folder: Path, config: Config, opened: Opened) -> Difference:
+    """Compare logits of a written folder with the source's, one of them by transformers. In a process of its own.
+
+    Raises:
+        UserError: naming the first layer that computes otherwise.
+    """
+    prepare_megatron()
+    ids_BT = sample(len(opened.tokenizer), config.model.max_length)
+    written = DistCheckpoint(folder, config.model, key="convert.folder") if config.convert.to == "megatron" else None
+    if written:
+        found = megatron_outputs(config, written, ids_BT)
+    else:
+        found = transformers_outputs(model_config(folder), from_folder(folder), ids_BT)
+    if opened.checkpoint and not written:
+        expected = megatron_outputs(config, opened.checkpoint, ids_BT)
+    else:
+        expected = transformers_outputs(opened.hf_config, opened.source, ids_BT)
+    return compare(expected, found, f"convert.folder={folder}")
 
 
 def _bits(tensor: Tensor) -> Tensor:

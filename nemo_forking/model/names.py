@@ -26,6 +26,10 @@ LAYER = {
     "self_attention.linear_qkv.layer_norm_weight": ("input_layernorm.weight",),
     "mlp.linear_fc1.layer_norm_weight": ("post_attention_layernorm.weight",),
 }
+NORMS = {  # Megatron's own layers' names -> those that checkpoints have
+    "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
+    "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
+}
 OUTSIDE = {
     "embedding.word_embeddings.weight": (EMBEDDING,),
     "output_layer.weight": (HEAD,),
@@ -57,7 +61,7 @@ def in_checkpoints(model: ModelShape) -> Iterator[tuple[str, int | None, list[st
 
     There a layer's tensor is one slice of all layers' tensor, and norms have the names Transformer Engine gives them.
     """
-    inside = [name for name in LAYER if name not in ("input_layernorm.weight", "pre_mlp_layernorm.weight")]
+    inside = [name for name in LAYER if name not in NORMS]
     yield "embedding.word_embeddings.weight", None, [EMBEDDING]
     for layer in range(model.num_layers):
         for name in inside:

@@ -1,6 +1,9 @@
 """Weights converted in one process, bit for bit: runs' checkpoints, Megatron checkpoints, Hugging Face folders."""
 
+import itertools
 import json
+import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from benchmarks.meter import peak_bytes
 from nemo_forking.config import Config
 from nemo_forking.config.convert import ConvertConfig
 from nemo_forking.errors import UserError
+from nemo_forking.files import alone
 from nemo_forking.model import convert as module
 from nemo_forking.model import dist_writer
 from nemo_forking.model.convert import convert
@@ -47,6 +51,11 @@ def quietly(config: Config) -> list[str]:
     return lines
 
 
+def agreeing(line: str) -> float:
+    """The largest difference of log-probabilities that the last line tells."""
+    return float(re.search(r"logits of 128 tokens differ from .* log-probabilities by (\S+)$", line)[1])
+
+
 def base_of(ground: Ground, tied: bool) -> Path:
     return ground.tied_base if tied else ground.base
 
@@ -67,7 +76,8 @@ def test_a_runs_checkpoint_becomes_what_the_run_exports(tied, ground, tmp_path):
     config = tiny(ground, tmp_path / "run", FOUR | base | {"trainer.max_steps": 1})
     run(config)
     step = tmp_path / "run" / "checkpoints" / "step_0000001"
-    in_fork(quietly, asked(config, step, tmp_path / "got"))
+    lines = in_fork(quietly, asked(config, step, tmp_path / "got", verify_logits=True))
+    assert agreeing(lines[-1]) <= 1e-4  # Megatron's layers on one side, transformers' on the other
     got, exported = weights(tmp_path / "got"), weights(tmp_path / "run" / "model")
     assert len(list((tmp_path / "got").glob("*.safetensors"))) > 4
     assert got.keys() == exported.keys() and (HEAD in got) == (not tied)
@@ -118,8 +128,8 @@ def test_a_folder_is_dealt_to_files_anew_without_a_bit_changed(tied, dtype, grou
 def test_a_folder_comes_back_from_a_megatron_checkpoint_without_a_bit_changed(tied, dtype, ground, tmp_path):
     source, middle = tmp_path / "source", tmp_path / "megatron"
     Qwen2ForCausalLM.from_pretrained(base_of(ground, tied), dtype=dtype).save_pretrained(source)
-    there = asked(from_base(ground, middle, tied), source, middle, to="megatron")
-    quietly(there)
+    there = asked(from_base(ground, middle, tied), source, middle, to="megatron", verify_logits=True)
+    assert agreeing(quietly(there)[-1]) <= 1e-4
     in_fork(quietly, asked(there, middle, tmp_path / "got"))
     before, after = weights(source), weights(tmp_path / "got")
     assert before.keys() == after.keys()
@@ -260,6 +270,42 @@ def test_a_written_tensor_that_differs_is_named(ground, tmp_path):
         UserError, match=r"tensor model.layers.2.self_attn.k_proj.bias, torch.float32 of shape \(16,\): 1 of"
     ):
         convert(config)
+
+
+@pytest.mark.parametrize("to", ["huggingface", "megatron"])
+def test_a_layer_that_computes_otherwise_is_named(to, ground, tmp_path, monkeypatch):
+    config = from_base(ground, tmp_path / "got", to=to, verify=False, verify_logits=True)
+    if to == "megatron":  # heads in another order, in one layer; the same numbers
+        fuse = dist_writer.fuse
+
+        def fuse_otherwise(model, name, parts):
+            whole, turn = fuse(model, name, parts), name.endswith("linear_proj.weight") and next(layer) == 2
+            return whole.roll(8, 1) if turn else whole
+
+        layer = itertools.count()
+        monkeypatch.setattr(dist_writer, "fuse", fuse_otherwise)
+        quietly(replace(config, convert=replace(config.convert, verify_logits=False)))
+    else:  # a config.json of another model
+        quietly(replace(config, convert=replace(config.convert, verify_logits=False)))
+        file = tmp_path / "got" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"rms_norm_eps": 0.1}))
+    which = 2 if to == "megatron" else 0
+    with pytest.raises(UserError, match=rf"model.layers.{which} computes otherwise than transformers: what leaves it"):
+        convert(config)
+
+
+def test_two_conversions_into_one_folder_are_refused(ground, tmp_path):
+    config = from_base(ground, tmp_path / "got")
+    with (
+        alone(tmp_path / ".got.lock", "tests"),
+        pytest.raises(
+            UserError, match=rf"process {os.getpid()} on \S+ converts into convert.folder=\S+got at this mom"
+        ),
+    ):
+        convert(config)
+    assert not (tmp_path / "got").exists()
+    convert(config, print)
+    assert not (tmp_path / ".got.lock").exists()
 
 
 def test_a_folder_that_holds_something_else_is_left_as_it_is(ground, tmp_path):
