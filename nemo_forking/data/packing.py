@@ -164,7 +164,7 @@ class Deal:
     def imbalance(self) -> float:
         """The dearest data-parallel rank's cost over the mean, less 1: the others wait for it."""
         rank_costs = [sum(rank) for rank in self.costs]
-        return max(rank_costs) * len(rank_costs) / sum(rank_costs) - 1
+        return max(0.0, max(rank_costs) * len(rank_costs) / sum(rank_costs) - 1)
 
 
 def deal(lengths: Sequence[int], layout: Layout) -> Deal:
