@@ -105,8 +105,10 @@ class Steps:
         """sigma_QM of the least cost."""
         questions, tags = self.batch.questions, self.tags
         scored = matching_rows(questions, tags, self.batch.prefix, include_tag=False)
+        losses = score([self.model], scored, self.match_layout)
         sigma_QM, _ = match(
-            **score([self.model], scored, self.match_layout)._asdict(),
+            *losses[:3],
+            rows_max=losses.rows_max,
             traces_Q=[len(question.traces) for question in questions],
             n_tags=tags.count,
             keys=[(0, 0, question.id) for question in questions],

@@ -12,7 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
 
-OF_THE_MACHINE = ("seconds", "tokens_per_s", "model_flops_per_s", "peak_memory_gib")  # all else is of the run
+# what depends on machine and layout; all else is of the run
+OF_THE_MACHINE = ("seconds", "tokens_per_s", "model_flops_per_s", "peak_memory_gib", "imbalance", "imbalance_scoring")
 
 
 class Metrics:

@@ -59,6 +59,7 @@ class RowLosses(NamedTuple):
     sum_R: Tensor  # float64, nats
     count_R: Tensor  # float64
     rows_max: int
+    imbalance: float  # of the pass (Pass.imbalance)
 
 
 def score(chunks: list[nn.Module], rows: list[Row], layout: Layout) -> RowLosses:
@@ -76,7 +77,7 @@ def score(chunks: list[nn.Module], rows: list[Row], layout: Layout) -> RowLosses
     else:
         row = torch.empty(0, dtype=torch.int64, device=device)
         total = count = torch.empty(0, dtype=torch.float64, device=device)
-    return RowLosses(row, total, count, share.rows_max * max(len(r.names) for r in rows))
+    return RowLosses(row, total, count, share.rows_max * max(len(r.names) for r in rows), share.imbalance)
 
 
 def label_logprobs(chunks: list[nn.Module], share: Pass) -> dict[tuple[int, ...], Tensor]:

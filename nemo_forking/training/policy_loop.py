@@ -65,6 +65,7 @@ class PolicyLoop(Loop):
             "questions_skipped": learnt.update.skipped,
             **objective_record(sums, bool(self.config.policy.kl_weight)),
             "tokens": sum(row.length for row in learnt.update.rows),
+            "imbalance": self.step.share.imbalance,
             "flops": learnt.flops,
         }
         return record, learnt.seconds, {"learnt": learnt}

@@ -28,6 +28,8 @@ class SetLoop(Loop):
             **m.statistics,
             "tokens": m.tokens_trained,
             "tokens_scored": m.tokens_scored,
+            "imbalance": m.imbalance,
+            "imbalance_scoring": m.imbalance_scoring,
             "flops": m.flops,
         }
         return record, m.seconds, {"matched": m}

@@ -4,7 +4,7 @@ Shape letters: Q questions, N tags, M traces (of the question with most), R rows
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from nemo_forking.config import Config
 from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.batches import Row
+from nemo_forking.data.sharing import tokens_read
 from nemo_forking.data.token_file import Question, TokenFile
 from nemo_forking.data.traces import global_batch, visits
 from nemo_forking.losses.normalise import token_weight
@@ -32,10 +33,24 @@ class Matched:
     sigma_QM: np.ndarray
     cost_QNM: np.ndarray | None
     statistics: dict
-    tokens_scored: int
+    tokens_scored: int  # a shared prompt once
     tokens_trained: int
     flops: float
+    imbalance: float  # of the data-parallel ranks in training (Pass.imbalance), and in scoring; None where none was
+    imbalance_scoring: float | None
     seconds: dict[str, float]
+
+
+@dataclass
+class Assignment:
+    """What traces got which tags, and what finding it took; cost_QNM as in Matched, NaN where nothing was scored."""
+
+    sigma_QM: np.ndarray
+    cost_QNM: np.ndarray | None = None
+    scored: list[Row] = field(default_factory=list)
+    tokens: int = 0  # of `scored`, as read
+    imbalance: float | None = None
+    seconds: float = 0.0  # of scoring
 
 
 class SetStep:
@@ -65,29 +80,30 @@ class SetStep:
             sample_down=self.config.data.sample_down,
         )
         if self.config.matching.rule == "optimal":
-            sigma_QM, cost_QNM, scored, scoring = self._match(chunks, questions, step)
+            found = self._match(chunks, questions, step)
         else:
-            sigma_QM, cost_QNM, scored, scoring = self._draw(questions, step), None, [], 0.0
-        exchange = time.perf_counter() - started - scoring
+            found = Assignment(self._draw(questions, step))
+        exchange = time.perf_counter() - started - found.seconds
 
-        pairs = training_rows(questions, sigma_QM, self.tags, self.config.loss.normalise, self.config.loss.include_tag)
+        loss, sigma_QM = self.config.loss, found.sigma_QM
+        pairs = training_rows(questions, sigma_QM, self.tags, loss.normalise, loss.include_tag)
+        share = make_pass(pairs, pass_layout(self.config))
         matched = Matched(
             questions,
             sigma_QM,
-            cost_QNM,
-            self._count(questions, sigma_QM, cost_QNM),
-            tokens_scored=sum(r.length for r in scored),
+            found.cost_QNM,
+            self._count(questions, sigma_QM, found.cost_QNM),
+            tokens_scored=found.tokens,
             tokens_trained=sum(p.length for p in pairs),
-            flops=step_flops(self.config.model, scored, pairs),
-            seconds={"scoring": scoring, "exchange": exchange},
+            flops=step_flops(self.config.model, found.scored, pairs),
+            imbalance=share.imbalance,
+            imbalance_scoring=found.imbalance,
+            seconds={"scoring": found.seconds, "exchange": exchange},
         )
-        return make_pass(pairs, pass_layout(self.config)), matched
+        return share, matched
 
-    def _match(self, chunks: list[nn.Module], questions: list[Question], step: int):
-        """(sigma_QM, cost_QNM, rows scored, seconds of scoring): questions that keep their tags are not scored.
-
-        cost_QNM is NaN for those, and None where nothing was scored and on every rank but global rank 0.
-        """
+    def _match(self, chunks: list[nn.Module], questions: list[Question], step: int) -> Assignment:
+        """The assignment of least cost; questions that keep their tags are not scored."""
         started = time.perf_counter()
         sigma_QM, anew = _nothing(questions), []
         for q, visit in enumerate(visits(len(self.file), step=step, questions=len(questions))):
@@ -97,14 +113,16 @@ class SetStep:
             else:
                 sigma_QM[q, : len(kept)] = kept
         if not anew:
-            return sigma_QM, None, [], 0.0
+            return Assignment(sigma_QM)
 
         chosen, matching = [questions[q] for q in anew], self.config.matching
         rows = matching_rows(chosen, self.tags, matching.tokens, matching.include_tag)
-        losses = score(chunks, rows, pass_layout(self.config, without_gradient=True))
+        layout = pass_layout(self.config, without_gradient=True)
+        losses = score(chunks, rows, layout)
         scoring = time.perf_counter() - started
         found_QM, cost_QNM = match(
-            **losses._asdict(),
+            *losses[:3],
+            rows_max=losses.rows_max,
             traces_Q=[len(q.traces) for q in chosen],
             n_tags=self.tags.count,
             keys=[self._key(step, q) for q in chosen],
@@ -115,7 +133,7 @@ class SetStep:
             self.kept.keep(question, found_M[: len(question.traces)])
         if cost_QNM is not None and len(anew) < len(questions):
             cost_QNM = _among(cost_QNM, anew, sigma_QM.shape)
-        return sigma_QM, cost_QNM, rows, scoring
+        return Assignment(sigma_QM, cost_QNM, rows, tokens_read(rows, layout), losses.imbalance, scoring)
 
     def _draw(self, questions: list[Question], step: int) -> np.ndarray:
         """sigma_QM of a rule that needs no cost: the same on every rank without asking."""
