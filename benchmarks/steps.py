@@ -89,7 +89,8 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
     weights = {param: param.data for param in model.parameters()}
     try:
         for param in weights:
-            param.data = param.main_grad if param.grad is None else param.grad
+            gradient = param.main_grad if param.grad is None else param.grad
+            param.data = gradient.to(param.dtype)  # data of another type would cost the parameter Megatron's hook
         return dict(stage_tensors(model))
     finally:
         for param, data in weights.items():

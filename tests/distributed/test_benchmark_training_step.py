@@ -34,6 +34,13 @@ def test_every_way_has_the_plain_loss_and_gradients():
         assert ways["plain"]["peak_bytes"] < ways["plain, keeping all"]["peak_bytes"]
 
 
+def test_in_bf16_every_way_starts_from_no_gradient_and_ends_with_the_plain_one():
+    status, printed = run_command(main, [*TINY, "precision=bf16", "lengths=[48]", "profile=false"])
+    assert status == 0
+    ways = json.loads(printed.splitlines()[-1])["lengths"][0]["ways"]
+    assert max(ways[name]["gradient_difference"] for name in OURS) < 0.1
+
+
 class TooSmall(training_ways.Plain):
     """As on a device that has no room for all the logits."""
 
