@@ -21,6 +21,7 @@ class Sheet:
         labels: places the head is applied at.
         padded: places of the padded copies of a packed micro-batch that torch's attention makes; 0 for none.
         groups: such copies; a single one holds the whole pack.
+        keys: keys that all ranks' queries read, gathered from the others; 0 for as many as tokens.
     """
 
     tokens: int
@@ -28,6 +29,7 @@ class Sheet:
     batch: int = 1
     padded: int = 0
     groups: int = 1
+    keys: int = 0
 
 
 def layer_bytes(model: ModelConfig, layout: LayoutConfig, sheet: Sheet, recompute: str | None = None) -> float:
@@ -60,15 +62,20 @@ def _fp8_change(split: float, residual: float, queries: int, model: ModelConfig,
 
 
 def _attention(split, queries, keys, model, layout, sheet: Sheet, recompute: str) -> float:
-    """Numbers kept by core attention: queries and keys after rotation, the values' whole QKV, output, log-sums."""
+    """Numbers kept by core attention: queries and keys after rotation, the values' whole QKV, output, log-sums.
+
+    Where it copies what it reads (keys gathered from context ranks, or padded in groups), the copies instead; on a GPU
+    the larger of both, since Transformer Engine gathers none.
+    """
     mixed, sums = queries + 2 * keys, model.num_attention_heads * (2 if model.precision == "bf16" else 1)  # float32
     plain = split * (queries + keys + mixed + queries)
     if recompute == "selective":
         return plain
+    copies = split * 2 * queries + (sheet.keys or sheet.tokens) / layout.context / layout.tensor * 2 * keys
+    copied = copies if layout.context > 1 or sheet.groups > 1 else plain
     if not sheet.padded:
-        return plain + split * sums
-    padded = sheet.padded / layout.context / layout.tensor * (2 * queries + 2 * keys + sums)
-    return padded + (plain if sheet.groups == 1 else split * (mixed + 2 * queries))
+        return max(plain, copied) + split * sums
+    return sheet.padded / layout.context / layout.tensor * (2 * queries + 2 * keys + sums) + copied
 
 
 def end_bytes(model: ModelConfig, layout: LayoutConfig, sheet: Sheet, stage: int) -> float:

@@ -11,7 +11,7 @@ from nemo_forking.data.token_file import read_manifest
 from nemo_forking.plan.activations import Sheet
 from nemo_forking.training.flops import crossover
 
-TAG = {"special": 1, "text": 5}  # ids of a tag
+TAG = {"special": 1, "text": 5}  # ids of a tag; in letters, in Qwen's tokenizer
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,9 @@ def fullest(config: Config, *, without_gradient: bool) -> tuple[Sheet, int]:
     micro_batches = -(-count // (layout.data_ranks * max(1, layout.tokens // longest if batch.packing else 1)))
     padded = tokens if batch.packing and config.layout.accelerator == "cpu" else 0
     side = 1 if batch.packing else layout.micro_batch_size
-    return Sheet(tokens, labels, side, padded), round_up(micro_batches, layout.group)
+    ranks = config.layout.context  # of 2n chunks, rank r has chunks r and 2n-1-r, which read r + 1 and 2n - r chunks
+    keys = tokens * (2 * ranks + 1) // 2 if ranks > 1 else 0
+    return Sheet(tokens, labels, side, padded, keys=keys), round_up(micro_batches, layout.group)
 
 
 def _longest(config: Config, mean: Lengths, without_gradient: bool) -> int:

@@ -3,21 +3,31 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from nemo_forking.config import Config, load
 from nemo_forking.data.batches import MicroBatch
+from nemo_forking.data.encoding import load_tokenizer
+from nemo_forking.data.packing import Document, Row
 from nemo_forking.data.token_file import TokenFile
+from nemo_forking.data.traces import global_batch
 from nemo_forking.model.gpt import MicroBatchSteps
+from nemo_forking.model.segments import cut
 from nemo_forking.plan.activations import Sheet, micro_batch_bytes
 from nemo_forking.plan.disk import checkpoint_bytes, export_bytes
 from nemo_forking.plan.plan import make_plan
+from nemo_forking.plan.prepared import planned_steps
 from nemo_forking.plan.rows import lengths
 from nemo_forking.plan.state import rank_state
+from nemo_forking.tags import make_tags
+from nemo_forking.training.flops import step_flops
 from nemo_forking.training.launch import fork_ranks
+from nemo_forking.training.step import matching_rows, training_rows
 from nemo_forking.training.trainer import train
 from tests.distributed.runs import lay_ground, tiny
 
@@ -79,7 +89,44 @@ def test_prepared_data_gives_the_lengths(ground, tmp_path):
     assert mean.prompt == round(sum(len(question.prompt) for question in questions) / len(questions))
     assert mean.trace == round(sum(targets) / len(targets))
     assert mean.source == f"means of {ground.data}"
-    assert make_plan(planned).training.rows == 16  # four questions of four traces
+
+
+@pytest.mark.parametrize("changes", [{"matching.include_tag": True}, {"matching.rule": "none"}])
+def test_the_steps_that_are_planned_are_the_ones_that_training_takes(ground, tmp_path, changes):
+    config = tiny(ground, tmp_path, changes | {"trainer.max_steps": 3})
+    config = replace(config, plan=load(["experiment=tiny"]).plan)
+    for step, planned in enumerate(planned_steps(config)[0]):
+        scored, trained = rows_of(config, step)
+        assert [(r.length, r.counted) for r in planned.trained] == [(r.length, r.counted) for r in trained]
+        assert [(r.length, r.counted, r.prompt, r.group) for r in planned.scored] == [
+            (r.length, r.counted, r.prompt, r.group) for r in scored
+        ]
+    flops = [step_flops(config.model, *rows_of(config, step)) for step in range(3)]
+    assert make_plan(config).flops == pytest.approx(sum(flops))
+
+
+def rows_of(config: Config, step: int) -> tuple[list[Row], list[Row]]:
+    """What SetStep scores and trains on; under whatever assignment, since all tags are as long."""
+    file, rule = TokenFile(config.data.folder), config.matching.rule
+    tags = make_tags(
+        load_tokenizer(config.data.tokenizer),
+        config.tags.spelling,
+        config.tags.count,
+        vocabulary_rows=config.model.vocab_size,
+    )
+    questions = global_batch(
+        file,
+        seed=config.run.seed,
+        step=step,
+        questions=config.batch.questions,
+        max_traces=None,
+        tags=4,
+        sample_down=False,
+    )
+    sigma_QM = np.full((len(questions), 4), -1 if rule == "none" else 0)
+    scored = matching_rows(questions, tags, config.matching.tokens, config.matching.include_tag)
+    trained = training_rows(questions, sigma_QM, tags, config.loss.normalise, config.loss.include_tag)
+    return (scored if rule == "optimal" else []), trained
 
 
 def compare(config: Config, *, activations: bool = True) -> None:
@@ -168,12 +215,14 @@ def _count_saved(counts: list, config: Config) -> None:
 
 
 def _sheet(batch: MicroBatch, config: Config) -> Sheet:
+    ranks, (side, time) = config.layout.context, batch.tokens.shape
+    documents = batch.documents or (Document(time * ranks),) * (side if ranks > 1 else 0)  # padded: side by side
     groups: dict[int, list[int]] = {}
-    for length in (d.length for d in batch.documents):
-        groups.setdefault(length.bit_length(), []).append(length)
-    padded = sum(len(lengths) * max(lengths) for lengths in groups.values())
-    ranks, side = config.layout.context, len(batch.tokens)
-    return Sheet(batch.tokens.numel() * ranks, len(batch.labels) * ranks, side, padded, len(groups) or 1)
+    for segment in cut(documents, ranks, parallel_state.get_context_parallel_rank()):
+        groups.setdefault(segment.keys.bit_length(), []).append(segment.keys)
+    padded = ranks * sum(len(keys) * max(keys) for keys in groups.values())
+    keys = ranks * sum(map(sum, groups.values()))
+    return Sheet(side * time * ranks, len(batch.labels) * ranks, side, padded, len(groups) or 1, keys)
 
 
 def _bytes(tensor: torch.Tensor) -> int:
