@@ -233,7 +233,9 @@ def _cost(documents: Sequence[Document], time: int, layout: Layout) -> float:
 
 def _pack(lengths: np.ndarray, order: np.ndarray, layout: Layout) -> list[list[list[int]]]:
     check_fits(int(lengths.max()), layout)
-    count = round_up(math.ceil(lengths.sum() / (layout.tokens * layout.data_ranks)), layout.group)
+    longest = np.arange(1, len(lengths) + 1) / (layout.tokens // lengths[order])  # packs that the k longest rows need
+    packs = max(lengths.sum() / layout.tokens, longest.max())
+    count = round_up(math.ceil(packs / layout.data_ranks), layout.group)
     while True:
         for by_cost in (True, False):  # rows dealt by cost alone may leave no room where even packs would
             if ranks := _try_pack(lengths, order, count, by_cost, layout):
