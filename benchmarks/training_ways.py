@@ -157,7 +157,7 @@ class Bench:
         if reference:  # its gradients, whatever ran out of memory after it
             calls[reference]()
         for name, (compiled, recompute) in own.items():
-            if not (tried := self._try(calls[name])):
+            if not (tried := self._try(calls[name], compiled)):
                 continue
             mine, (loss, peak) = self.ours[compiled], tried
             compared = {}
@@ -168,12 +168,11 @@ class Bench:
             found[name] = Found(loss, peak + mine.state_bytes(), planned, **compared)
         return found
 
-    def _try(self, call: Callable[[], float]) -> tuple[float, int] | None:
+    def _try(self, call: Callable[[], float], compiled: bool = False) -> tuple[float, int] | None:
         """(Loss, peak above what is there), or None where the memory does not suffice."""
-        call_again = self.device.type == "cuda"  # the first call makes workspaces, or compiles
         try:
-            if call_again:
-                call()
+            if compiled or self.device.type == "cuda":
+                call()  # the first call compiles, and makes workspaces
             peak, loss = meter.peak_bytes(call, self.device)
             return loss, peak
         except torch.OutOfMemoryError:

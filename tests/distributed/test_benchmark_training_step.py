@@ -15,7 +15,7 @@ from tests.distributed.ranks import run
 
 TINY = (
     "layers=2 hidden=40 ffn=216 heads=5 groups=1 vocabulary=96 lengths=[48,96] prompt=9 chunk=16 precision=fp32 "
-    "repeats=1 profile=true"
+    "repeats=1"
 ).split()
 OURS = ["ours, none", "ours, selective", "ours, full"]
 
@@ -29,16 +29,17 @@ def test_every_way_has_the_plain_loss_and_gradients():
         for name in OURS:
             assert ways[name]["loss_difference"] < 1e-6 and ways[name]["gradient_difference"] < 1e-4
             assert ways[name]["share"] == pytest.approx(ways[name]["flops_per_second"] / length["ceiling"])
-            assert sum(length["split"][name].values()) == pytest.approx(1)
         assert ways["ours, full"]["peak_bytes"] < ways["ours, none"]["peak_bytes"]
         assert ways["plain"]["peak_bytes"] < ways["plain, keeping all"]["peak_bytes"]
 
 
 def test_in_bf16_every_way_starts_from_no_gradient_and_ends_with_the_plain_one():
-    status, printed = run_command(main, [*TINY, "precision=bf16", "lengths=[48]", "profile=false"])
+    status, printed = run_command(main, [*TINY, "precision=bf16", "lengths=[48]", "profile=true"])
     assert status == 0
-    ways = json.loads(printed.splitlines()[-1])["lengths"][0]["ways"]
-    assert max(ways[name]["gradient_difference"] for name in OURS) < 0.1
+    length = json.loads(printed.splitlines()[-1])["lengths"][0]
+    for name in OURS:
+        assert length["ways"][name]["gradient_difference"] < 0.1
+        assert sum(length["split"][name].values()) == pytest.approx(1)
 
 
 class TooSmall(training_ways.Plain):
