@@ -19,13 +19,14 @@ class PolicyLoss(WeightedLoss):
 
     objective: Objective
 
-    def begin(self, objective: Objective) -> None:
+    def set_objective(self, objective: Objective) -> None:
         """Take up the objective of an update, and forget the sums of the one before."""
         self.objective = objective
         self.sums = torch.zeros(len(STATISTICS), dtype=torch.float64, device=torch.cuda.current_device())
 
     def forward(self, batch: MicroBatch, nll_L: Tensor):
         """(loss, token count, report) as Megatron's schedules want it; see WeightedLoss."""
+        self.look(batch, nll_L)
         loss, statistics = self.objective(batch, nll_L)
         for place, name in enumerate(STATISTICS):
             if name in statistics:

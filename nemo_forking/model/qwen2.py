@@ -22,11 +22,15 @@ from nemo_forking.model.weights import Source, load
 
 @dataclass
 class ForkingQwen2Config(Qwen2Config):
-    """NeMo's Qwen2 configuration, building LabelRowsGPT; `loss_chunk` bounds the head's logits in memory."""
+    """NeMo's Qwen2 configuration, building LabelRowsGPT.
+
+    `loss_chunk` bounds the head's logits in memory; `compile` fuses what is element-wise (fused.py).
+    """
 
     transformer_layer_spec: object = layer_spec
     calculate_per_token_loss: bool = True  # gradients are summed over data parallel, never averaged
     loss_chunk: int = 1024
+    compile: bool = False
 
     def configure_model(self, tokenizer=None, pre_process=None, post_process=None, vp_stage=None) -> LabelRowsGPT:
         """Build this rank's part of the model."""
@@ -35,11 +39,30 @@ class ForkingQwen2Config(Qwen2Config):
         return model
 
 
+RowsSeen = list[tuple[tuple[int, ...], Tensor]]  # of every micro-batch its rows' names, and [rows] a count
+
+
 class WeightedLoss(MegatronLossReduction):
-    """Sum of weight x NLL; the weights already hold the one global denominator (losses/normalise.py)."""
+    """Sum of weight x NLL; the weights already hold the one global denominator (losses/normalise.py).
+
+    Attributes:
+        seen: of every micro-batch since `begin`, how many of each row's NLLs are not finite.
+    """
+
+    seen: RowsSeen
+
+    def begin(self) -> None:
+        """Forget the step before."""
+        self.seen = []
+
+    def look(self, batch: MicroBatch, nll_L: Tensor) -> None:
+        """Note which rows are not finite, without waiting for the device."""
+        bad_R = torch.zeros(len(batch.rows), device=nll_L.device)
+        self.seen.append((batch.rows, bad_R.index_add_(0, batch.row, (~nll_L.detach().isfinite()).float())))
 
     def forward(self, batch: MicroBatch, nll_L: Tensor):
         """(loss, token count, report) as Megatron's schedules want it; the count is unused, see WeightedOptimizer."""
+        self.look(batch, nll_L)
         loss = (nll_L * batch.weights).sum()
         return loss, torch.ones((), dtype=torch.int, device=loss.device), {"loss": loss.detach()}
 

@@ -16,6 +16,7 @@ from nemo.lightning.megatron_parallel import MegatronParallel, MegatronStep
 from nemo_forking.config import Config
 from nemo_forking.errors import Stopped
 from nemo_forking.training.checkpoint import Checkpoints
+from nemo_forking.training.finite import check_finite
 from nemo_forking.training.metrics import Metrics
 from nemo_forking.training.passes import Pass
 from nemo_forking.training.schedule import learning_rate
@@ -50,6 +51,10 @@ class Loop(pl.Callback):
         """This rank's micro-batches of optimizer step `step` (from 0)."""
 
     @abstractmethod
+    def question_of(self, row: int) -> str:
+        """The id of the question a row of this step is of, by the row's name (Row.names)."""
+
+    @abstractmethod
     def decided(self) -> tuple[dict, dict[str, float], Any]:
         """After the step: what it adds to the metrics, seconds spent before training, and what `after_step` may see."""
 
@@ -72,7 +77,7 @@ class Loop(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Continue from the newest checkpoint, under whatever layout this run has."""
-        self.strategy, done = trainer.strategy, 0
+        self.strategy, self.lightning_module, done = trainer.strategy, model, 0
         self.stop.listen()  # after Lightning, which listens too
         if self.latest:
             extra = self.checkpoints.resume(trainer.strategy, self.identity)
@@ -102,6 +107,7 @@ class Loop(pl.Callback):
 
     def begin(self, step: MegatronStep) -> MegatronStep:
         """The step over our own micro-batches (called by StepSampler)."""
+        self.lightning_module.training_loss_reduction.begin()
         try:
             share = self.prepare(step.pipeline, step.step_i)
         except Stopped as stopped:  # on every rank alike, and nothing of this step has been done to the model
@@ -113,6 +119,11 @@ class Loop(pl.Callback):
             seq_length=share.time,
             num_microbatches=len(share.micro_batches),
         )
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, model: pl.LightningModule, optimizer) -> None:
+        """Gradients are complete, and nothing was updated yet."""
+        seen = model.training_loss_reduction.seen
+        check_finite(trainer.global_step + 1, trainer.strategy.megatron_parallel, seen, self.question_of)
 
     def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Record the step, then checkpoint when one is due."""

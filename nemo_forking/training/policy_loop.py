@@ -49,8 +49,13 @@ class PolicyLoop(Loop):
     def prepare(self, model: MegatronParallel, step: int) -> Pass:
         """Roll out where a batch begins, and lay out what it teaches."""
         share, objective, self.learnt = self.step(list(model), step)
-        self.loss.begin(objective)
+        self.loss.set_objective(objective)
         return share
+
+    def question_of(self, row: int) -> str:
+        """Rows are named by question and tag, or by rollout."""
+        rows_each = self.config.tags.count if self.config.policy.scope == "tag" else self.config.rollout.group
+        return self.step.asked_now[row // rows_each].prompt.id
 
     def may_save(self, step: int) -> bool:
         """Between batches of rollouts."""

@@ -21,6 +21,10 @@ class SetLoop(Loop):
         share, self.matched = self.set_step(list(model), step)
         return share
 
+    def question_of(self, row: int) -> str:
+        """Rows are numbered over all questions' traces."""
+        return [question.id for question in self.matched.questions for _ in question.traces][row]
+
     def decided(self) -> tuple[dict, dict[str, float], dict]:
         """How the matching went."""
         m = self.matched

@@ -171,6 +171,7 @@ def model_config(config: Config) -> ForkingQwen2Config:
         init_method_std=m.init_std,
         cross_entropy_loss_fusion=False,
         loss_chunk=config.loss.chunk,
+        compile=layout.compile,
         **recompute,
         **(cpu_only if on_cpu else {}),
     )
@@ -225,7 +226,7 @@ def strategy(config: Config) -> nl.MegatronStrategy:
             use_distributed_optimizer=layout.distributed_optimizer,
             overlap_grad_reduce=layout.overlap_grad_reduce,
             overlap_param_gather=layout.overlap_param_gather,
-            check_for_nan_in_grad=True,
+            check_for_nan_in_grad=False,  # it would end one rank and leave the others waiting: see training/finite.py
         ),
     )
 

@@ -220,10 +220,11 @@ def _watch(config: Config, after_step: Callable[[dict], None] | None) -> list[St
 
 def errors(config: Config) -> list[tuple[str, str]]:
     """Train in forked ranks that are each expected to raise; (type, message) of each one's exception."""
-    return fork_ranks(_error, config.layout.processes, config)
+    return fork_ranks(error_of, config.layout.processes, config)
 
 
-def _error(config: Config) -> tuple[str, str]:
+def error_of(config: Config) -> tuple[str, str]:
+    """In a forked rank: (type, message) of what training raises."""
     try:
         train(config)
     except Exception as error:  # noqa: BLE001 - the test looks at it

@@ -1,6 +1,5 @@
 """Runs that must not go on: every rank ends with the reason, and nothing half-done is left."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,20 @@ import torch
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.data.traces import global_batch
 from nemo_forking.errors import UserError
-from nemo_forking.training.launch import RankFailed, check_data_fits
-from tests.distributed.runs import Ground, errors, lay_ground, left_behind, metrics, prepare, run, tiny, write_base
+from nemo_forking.model.qwen2 import WeightedLoss
+from nemo_forking.training.launch import RankFailed, check_data_fits, fork_ranks
+from tests.distributed.runs import (
+    Ground,
+    error_of,
+    errors,
+    lay_ground,
+    left_behind,
+    metrics,
+    prepare,
+    run,
+    tiny,
+    write_base,
+)
 
 TENSOR = {"layout.devices": 2, "layout.tensor": 2}
 PIPELINE = {"layout.devices": 2, "layout.pipeline": 2}
@@ -33,8 +44,8 @@ def ground(tmp_path_factory) -> Ground:
 
 
 @pytest.fixture(scope="module")
-def poisoned(ground, tmp_path_factory) -> tuple[Path, int, str]:
-    """A base with a NaN in the embedding of one token that only one question of the first step reads, which one.
+def poisoned(ground, tmp_path_factory) -> tuple[Path, int, int]:
+    """A base with a NaN in the embedding of one token that matching reads of one question of the first step only.
 
     The question is not the first, and shares micro-batches with sound ones.
     """
@@ -47,21 +58,24 @@ def poisoned(ground, tmp_path_factory) -> tuple[Path, int, str]:
         state["model.embed_tokens.weight"][token, 0] = torch.nan
 
     base = write_base(tmp_path_factory.mktemp("poisoned"), tied=False, change=poison)
-    return base, place, questions[place].id
+    return base, place, token
 
 
 def first_batch(ground: Ground):
     return global_batch(TokenFile(ground.data), seed=1, step=0, questions=4, max_traces=None, tags=4, sample_down=False)
 
 
-def read_tokens(question) -> set[int]:
-    """Ids that the matching pass feeds to the model: all but each row's last."""
-    return set(question.prompt.tolist()).union(*(trace.ids[:9].tolist() for trace in question.traces))
+def read_tokens(question, trained: bool = False) -> set[int]:
+    """Ids that the matching pass (or training) feeds to the model: all but each row's last."""
+    return set(question.prompt.tolist()).union(
+        *(trace.ids[: -1 if trained else 9].tolist() for trace in question.traces)
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_cost_that_is_not_a_number_ends_every_rank_with_the_questions_id(layout, ground, poisoned, tmp_path):
-    base, place, name = poisoned
+    base, place, _ = poisoned
+    name = first_batch(ground)[place].id
     config = tiny(ground, tmp_path, LAYOUTS[layout] | {"model.base": str(base), "trainer.checkpoint_every": 1})
     found = errors(config)
     assert len(found) == config.layout.processes
@@ -72,20 +86,45 @@ def test_a_cost_that_is_not_a_number_ends_every_rank_with_the_questions_id(layou
     assert metrics_written(config) == []
 
 
-@pytest.mark.parametrize("layout", ["one", "data"])
-def test_a_loss_that_is_not_a_number_is_never_stepped_on(layout, ground, tmp_path):
-    """Without matching nothing is scored: the gradient is not a number before the optimizer sees it."""
-
-    def poison(state: dict) -> None:
-        state["model.norm.weight"][0] = torch.nan
-
-    base = write_base(tmp_path / "base", tied=False, change=poison)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_loss_that_is_not_a_number_is_told_with_its_question_and_never_stepped_on(layout, ground, poisoned, tmp_path):
+    """Without matching nothing is scored: the loss is the first to know."""
+    base, _, token = poisoned
+    readers = [q.id for q in first_batch(ground) if token in read_tokens(q, trained=True)]
+    assert 0 < len(readers) < 4
     changes = {"model.base": str(base), "matching.rule": "random", "trainer.checkpoint_every": 1}
-    config = tiny(ground, tmp_path / "run", LAYOUTS[layout] | changes)
-    for _, message in errors(config):
-        assert "NaN" in message or "nan" in message
+    config = tiny(ground, tmp_path, LAYOUTS[layout] | changes)
+    found = errors(config)
+    assert len(found) == config.layout.processes
+    for kind, message in found:
+        assert kind == "UserError"
+        assert "step 1 is not finite; the optimizer was not touched" in message
+        assert f"loss: of {', '.join(sorted(readers))}, on ranks" in message and "gradient: on ranks" in message
     assert left_behind(config) == []
     assert metrics_written(config) == []
+
+
+def test_a_gradient_that_is_not_finite_is_told_by_its_weights(ground, tmp_path):
+    """Every loss is finite, and its gradient by far too large for float32."""
+    changes = {"matching.rule": "random", "trainer.checkpoint_every": 1}
+    config = tiny(ground, tmp_path, DATA | changes)
+    for kind, message in fork_ranks(overflow, 2, config):
+        assert kind == "UserError"
+        assert "loss: finite for every question" in message
+        assert "gradient: on ranks [0, 1], there of" in message and "weight" in message
+    assert left_behind(config) == []
+
+
+def overflow(config) -> tuple[str, str]:
+    """In a forked rank: the loss is what it was, its gradient is not."""
+    forward = WeightedLoss.forward
+
+    def enlarged(loss, batch, nll_L):
+        value, count, report = forward(loss, batch, nll_L)
+        return value + (value - value.detach()) * 3e38 * 1e5, count, report
+
+    WeightedLoss.forward = enlarged
+    return error_of(config)
 
 
 def metrics_written(config) -> list[dict]:
@@ -184,21 +223,3 @@ def test_a_checkpoint_of_the_other_kind_of_optimizer_is_refused(distributed, gro
 
 def interrupt(record: dict) -> None:
     raise KeyboardInterrupt
-
-
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_continued(ground, tmp_path):
-    def stop(record: dict) -> None:
-        if record["step"] == 2:
-            interrupt(record)
-
-    config = tiny(ground, tmp_path, TENSOR | {"trainer.max_steps": 3, "trainer.checkpoint_every": 1})
-    with pytest.raises(RankFailed, match="KeyboardInterrupt"):
-        run(config, stop)
-    newest = tmp_path / "checkpoints" / "step_0000002"
-    for file in newest.glob("*.distcp"):
-        file.write_bytes(file.read_bytes()[:100])
-    for kind, message in errors(config):
-        assert kind == "UserError" and "step_0000002 cannot be loaded" in message
-        assert "remedy: delete that folder to continue from the checkpoint before it" in message
-    shutil.rmtree(newest)
-    assert [step.step for step in run(config)[0]] == [2, 3]
