@@ -28,11 +28,12 @@ def _patch_torch_cuda() -> None:
     cuda.current_device = lambda: CPU
     cuda.current_device.is_cpu = True
     cuda.device_count = lambda: 1  # NeMo seeds the random-state tracker only where it counts a device
-    cuda.set_device = cuda.synchronize = cuda.empty_cache = lambda *_: None
+    for name in ("set_device", "synchronize", "empty_cache"):
+        setattr(cuda, name, lambda *_: None)  # one function each: torch.compile has rules for them one by one
     cuda.Stream = cuda.Event = _Nothing
     cuda.current_stream = lambda *_: _Nothing()
     cuda.stream = lambda _: contextlib.nullcontext()
-    cuda.manual_seed = torch.manual_seed
+    cuda.manual_seed = lambda seed: torch.manual_seed(seed)
     cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
     cuda.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
 

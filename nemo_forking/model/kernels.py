@@ -87,7 +87,8 @@ class Padded:
         mask = _sliding_mask(max((s.keys for s in alone), default=0), like)
         self.parts = [_Rows(group, order, like.device) for group in rows.values()]
         self.parts += [_Blocks(segment, order, mask) for segment in alone]
-        queries = _places((s.start, s.queries) for s in [*sum(rows.values(), []), *alone])
+        arranged = [*sum(rows.values(), []), *alone]
+        queries = _places((s.start for s in arranged), (s.queries for s in arranged))
         self.back = _index(np.argsort(queries), like.device)
 
     def __call__(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, scale: float | None) -> Tensor:
@@ -101,13 +102,15 @@ class _Rows:
 
     def __init__(self, segments: list[Segment], order: np.ndarray | None, device: torch.device):
         self.shape = rows, longest = len(segments), max(s.keys for s in segments)
-        starts = range(0, rows * longest, longest)
-        self.queries = _index(_places((s.start, s.queries) for s in segments), device)
+        queries, keys = [s.queries for s in segments], [s.keys for s in segments]
+        self.queries = _index(_places((s.start for s in segments), queries), device)
         self.keys = _index(_key_tokens(segments, order), device)
-        slots = _places((start + s.keys - s.queries, s.queries) for start, s in zip(starts, segments, strict=True))
-        self.query_slots = torch.from_numpy(slots).to(device)
-        slots = _places((start, s.keys) for start, s in zip(starts, segments, strict=True))
-        self.key_slots = torch.from_numpy(slots).to(device)
+        starts = np.arange(0, rows * longest, longest)
+        self.key_slots = torch.from_numpy(_places(starts, keys)).to(device)
+        plain = queries == keys
+        self.query_slots = (
+            self.key_slots if plain else torch.from_numpy(_places(starts + keys - queries, queries)).to(device)
+        )
 
     def __call__(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, scale: float | None) -> Tensor:
         """The output at its queries, one segment after the other."""
@@ -161,13 +164,16 @@ def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, scale: float | None, 
 
 def _key_tokens(segments: Sequence[Segment], order: np.ndarray | None) -> np.ndarray:
     """Where the keys of all segments lie, one segment after the other."""
-    tokens = _places((begin, end - begin) for s in segments for begin, end in s.runs)
+    runs = [run for segment in segments for run in segment.runs]
+    tokens = _places((begin for begin, _ in runs), (end - begin for begin, end in runs))
     return tokens if order is None else order[tokens]
 
 
-def _places(runs: Iterable[tuple[int, int]]) -> np.ndarray:
-    """The places of runs (start, length), one run after the other."""
-    return np.concatenate([np.arange(start, start + length) for start, length in runs])
+def _places(starts: Iterable[int], lengths: Iterable[int]) -> np.ndarray:
+    """The places of runs, one run after the other."""
+    starts, lengths = np.array([*starts]), np.array([*lengths])
+    ends = lengths.cumsum()
+    return np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
 
 
 def _index(places: np.ndarray, device: torch.device) -> Tensor | slice:

@@ -14,6 +14,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from torch import nn
 
+from nemo_forking.model import fused
 from nemo_forking.model.attention import SegmentAttention, branching
 
 HAVE_TE = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
@@ -28,7 +29,12 @@ class RMSNorm(nn.RMSNorm):
 
 
 def layer_spec(config, vp_stage: int | None = None) -> TransformerBlockSubmodules | ModuleSpec:
-    """The decoder block of this pipeline stage (and virtual stage); with Transformer Engine, the layer it repeats."""
+    """The decoder block of this pipeline stage (and virtual stage); with Transformer Engine, the layer it repeats.
+
+    A configuration with `compile` is told to fuse what is element-wise (fused.py).
+    """
+    if getattr(config, "compile", False):
+        fused.enable(config)
     if HAVE_TE:
         layer = get_gpt_layer_with_transformer_engine_spec()
         attention = layer.submodules.self_attention.submodules
