@@ -194,7 +194,7 @@ def work(given: Rollouts, fork: Update, everywhere: Update, packs: tuple[int | N
 def _work(update: Update, pack: int | None) -> dict[str, int]:
     plan = deal([row.length for row in update.rows], _layout(update, pack))
     return {
-        "tokens": plan.time * len(plan.micro_batches[0]),
+        "tokens": sum(plan.times[0]),
         "at_once": plan.time,
         "head_tokens": sum(row.counted for row in update.rows),
     }

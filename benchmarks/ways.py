@@ -63,7 +63,7 @@ def work(rows: Sequence[Row], pack: int, size: int) -> dict[str, dict[str, int]]
     every = len(rows) * max(len(row.ids) for row in rows)
     alike = sum(len(members) * max(rows[i].length for i in members) for members in _alike(rows, size))
     return {
-        "ours": {"tokens": len(plan.micro_batches[0]) * plan.time, "head_tokens": sum(row.counted for row in rows)},
+        "ours": {"tokens": sum(plan.times[0]), "head_tokens": sum(row.counted for row in rows)},
         "plain": {"tokens": every, "head_tokens": every},
         "batched": {"tokens": alike, "head_tokens": alike},
     }

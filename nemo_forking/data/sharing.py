@@ -42,13 +42,13 @@ def shared(rows: Sequence[Row], layout: Layout) -> Iterator[tuple[list[Row], Doc
             yield members, Document(trunk, tuple(_padded(row, layout) - trunk for row in members))
 
 
-def tokens_read(rows: Sequence[Row], layout: Layout) -> int:
-    """Tokens that the model reads of these rows over all ranks: a shared one once, padding not at all."""
-    total = sum(row.length for row in rows)
-    for pack in (pack for rank in deal_rows(rows, layout).micro_batches for pack in rank):
-        parts = shared([rows[i] for i in pack], layout) if layout.packing else ()
-        total -= sum(document.trunk * (len(document.branches) - 1) for _, document in parts if document.branches)
-    return total
+def spared(rows: Sequence[Row], layout: Layout) -> list[int]:
+    """Lengths of the prompts that rows by themselves would read once more, one for every time."""
+    if not layout.share:
+        return []
+    packs = [[rows[i] for i in pack] for rank in deal_rows(rows, layout).micro_batches for pack in rank]
+    documents = [document for pack in packs for _, document in shared(pack, layout)]
+    return [document.trunk for document in documents for _ in document.branches[1:]]
 
 
 def _trunk(row: Row, layout: Layout) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nemo_forking.config import Config
 from nemo_forking.data.packing import Layout, Row
-from nemo_forking.data.sharing import deal_rows, tokens_read
+from nemo_forking.data.sharing import deal_rows, spared
 from nemo_forking.plan.parameters import head_widths
 from nemo_forking.plan.rows import pass_of, row
 from nemo_forking.training.flops import forward_flops, step_flops
@@ -49,7 +49,7 @@ def pass_work(config: Config, rows: Sequence[Row], *, without_gradient: bool) ->
     if not rows:
         return None
     layout, form = config.layout, pass_of(config, without_gradient=without_gradient)
-    plan = deal_rows(rows, form)
+    plan, repeats = deal_rows(rows, form), spared(rows, form)
     costs = [
         [_computed(config, [rows[i] for i in members], cost, time * plan.batch, form, without_gradient)
          for members, cost, time in zip(*of_rank, strict=True)]
@@ -64,10 +64,12 @@ def pass_work(config: Config, rows: Sequence[Row], *, without_gradient: bool) ->
         seconds = slowest * (1 + fill / count) / speed
     return PassWork(
         rows=len(rows),
-        tokens=tokens_read(rows, form) if form.share else sum(one.length for one in rows),
+        tokens=sum(one.length for one in rows) - sum(repeats),
         micro_batches=count,
         time=plan.time,
-        model_flops=step_flops(config.model, rows, []) if without_gradient else step_flops(config.model, [], rows),
+        model_flops=step_flops(config.model, rows, [], repeats)
+        if without_gradient
+        else step_flops(config.model, [], rows),
         computed_flops=sum(layers + head for rank in costs for layers, head in rank),
         bubble=fill / (count + fill),
         imbalance=plan.imbalance,

@@ -6,22 +6,29 @@ from nemo_forking.config.schema import ModelConfig
 from nemo_forking.data.packing import Row
 
 
-def step_flops(model: ModelConfig, scored: Iterable[Row], trained: Iterable[Row]) -> float:
-    """One forward over the scored rows; forward and backward (three forwards' worth) over the trained ones."""
-    return sum(forward_flops(model, row) for row in scored) + 3 * sum(forward_flops(model, row) for row in trained)
+def step_flops(model: ModelConfig, scored: Iterable[Row], trained: Iterable[Row], spared: Iterable[int] = ()) -> float:
+    """One forward over the scored rows; forward and backward (three forwards' worth) over the trained ones.
+
+    `spared` are lengths of shared prompts that scored rows did not read again (data.sharing.spared).
+    """
+    forward = sum(forward_flops(model, row) for row in scored) - sum(_layers(model, length) for length in spared)
+    return forward + 3 * sum(forward_flops(model, row) for row in trained)
 
 
 def forward_flops(model: ModelConfig, row: Row) -> float:
     """Multiplications and additions of a row's forward: linears, causal attention, the head at counted tokens."""
-    linears, attention = _layer(model)
-    layers = model.num_layers * row.length * (linears + attention * row.length)
-    return layers + 2.0 * model.hidden_size * model.vocab_size * row.counted
+    return _layers(model, row.length) + 2.0 * model.hidden_size * model.vocab_size * row.counted
 
 
 def crossover(model: ModelConfig) -> float:
     """Length of a row, in tokens, at which causal attention costs as much as the linears of a layer."""
     linears, attention = _layer(model)
     return linears / attention
+
+
+def _layers(model: ModelConfig, length: int) -> float:
+    linears, attention = _layer(model)
+    return model.num_layers * length * (linears + attention * length)
 
 
 def _layer(model: ModelConfig) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import nn
 from nemo_forking.config import Config
 from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.batches import Row
-from nemo_forking.data.sharing import tokens_read
+from nemo_forking.data.sharing import spared
 from nemo_forking.data.token_file import Question, TokenFile
 from nemo_forking.data.traces import global_batch, visits
 from nemo_forking.losses.normalise import token_weight
@@ -48,7 +48,7 @@ class Assignment:
     sigma_QM: np.ndarray
     cost_QNM: np.ndarray | None = None
     scored: list[Row] = field(default_factory=list)
-    tokens: int = 0  # of `scored`, as read
+    spared: list[int] = field(default_factory=list)  # lengths of shared prompts that rows did not read again
     imbalance: float | None = None
     seconds: float = 0.0  # of scoring
 
@@ -93,9 +93,9 @@ class SetStep:
             sigma_QM,
             found.cost_QNM,
             self._count(questions, sigma_QM, found.cost_QNM),
-            tokens_scored=found.tokens,
+            tokens_scored=sum(r.length for r in found.scored) - sum(found.spared),
             tokens_trained=sum(p.length for p in pairs),
-            flops=step_flops(self.config.model, found.scored, pairs),
+            flops=step_flops(self.config.model, found.scored, pairs, found.spared),
             imbalance=share.imbalance,
             imbalance_scoring=found.imbalance,
             seconds={"scoring": found.seconds, "exchange": exchange},
@@ -133,7 +133,7 @@ class SetStep:
             self.kept.keep(question, found_M[: len(question.traces)])
         if cost_QNM is not None and len(anew) < len(questions):
             cost_QNM = _among(cost_QNM, anew, sigma_QM.shape)
-        return Assignment(sigma_QM, cost_QNM, rows, tokens_read(rows, layout), losses.imbalance, scoring)
+        return Assignment(sigma_QM, cost_QNM, rows, spared(rows, layout), losses.imbalance, scoring)
 
     def _draw(self, questions: list[Question], step: int) -> np.ndarray:
         """sigma_QM of a rule that needs no cost: the same on every rank without asking."""

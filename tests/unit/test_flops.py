@@ -32,6 +32,15 @@ def test_training_counts_three_forwards_and_scoring_one():
     assert step_flops(model, [row(10, 4)] * 6, [row(10, 4)]) == 9 * once
 
 
+def test_a_shared_prompt_is_counted_once():
+    """Two rows of 10 tokens share 4: 16 tokens, and the pairs of (query, key) that are left of two triangles."""
+    model = load(experiment="tiny").model
+    per_token = 2 * (64 * 64 * 4 + 3 * 64 * 256)
+    attention = 2 * 2 * 64 * (4 * 4 / 2 + 2 * (6 * 4 + 6 * 6 / 2))
+    expected = 3 * (16 * per_token + attention) + 2 * (2 * 64 * 128 * 3)
+    assert step_flops(model, [row(10, 3)] * 2, [], spared=[4]) == expected
+
+
 @pytest.mark.parametrize(("length", "giga_flops"), [(2048, 196), (8192, 208), (32768, 256)])
 def test_qwen_32b_trains_at_the_known_flops_per_token(length, giga_flops):
     model = load(experiment="ssft_math_32b").model

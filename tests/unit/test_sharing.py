@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nemo_forking.data.batches import Document, Layout, MicroBatch, Row, build, deal
-from nemo_forking.data.sharing import deal_rows, shared, tokens_read
+from nemo_forking.data.sharing import deal_rows, shared, spared
 from nemo_forking.errors import UserError
 
 LONGEST = 30
@@ -99,6 +99,10 @@ def test_along_trunk_and_branch_every_row_reads_and_predicts_what_it_does_by_its
                 found.append(row.index)
         assert begin == len(tokens) and not asked
     assert sorted(found) == [row.index for row in rows]
+
+
+def tokens_read(rows: list[Row], layout: Layout) -> int:
+    return sum(row.length for row in rows) - sum(spared(rows, layout))
 
 
 @given(questions(), layouts())
