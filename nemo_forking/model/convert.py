@@ -24,7 +24,7 @@ from nemo_forking.errors import UserError
 from nemo_forking.files import alone, write_aside
 from nemo_forking.model.base import is_checkpoint
 from nemo_forking.model.dist_checkpoint import DistCheckpoint
-from nemo_forking.model.dist_writer import write_files
+from nemo_forking.model.dist_writer import check_dtypes, write_files
 from nemo_forking.model.hf_folder import check_folder, hf_config, tensor_shapes
 from nemo_forking.model.logits import (
     Difference,
@@ -106,7 +106,10 @@ def open_source(config: Config) -> Opened:
         raise UserError("convert.source is not set; give a Hugging Face folder, or runs/<run>/checkpoints/step_<n>")
     tokenizer = load_tokenizer(config.data.tokenizer)
     open_it = _open_checkpoint if is_checkpoint(folder) else _open_hugging_face
-    return open_it(config, Path(folder), tokenizer)
+    opened = open_it(config, Path(folder), tokenizer)
+    if config.convert.to == "megatron":
+        check_dtypes(config.model, opened.tensors, f"convert.source={folder}")
+    return opened
 
 
 def _open_hugging_face(config: Config, folder: Path, tokenizer) -> Opened:

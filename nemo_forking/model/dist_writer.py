@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,11 +27,13 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
 from nemo_forking.model.base import METADATA
 from nemo_forking.model.hf_folder import ModelShape
 from nemo_forking.model.names import fuse, in_checkpoints
 from nemo_forking.model.sources import Source
+from nemo_forking.weight_files import Shape
 
 # Modules whose `_extra_state` a model may ask for, Transformer Engine's with and without attention's; left empty
 STATES = (
@@ -59,6 +61,23 @@ def write_files(aside: Path, model: ModelShape, source: Source, tell: Callable[[
             tell(f"{file}  {(aside / file).stat().st_size / 1e9:.2f} GB")
         written += [(file, *place) for place in json.loads(record.read_text())]
     _finish(aside, model, written)
+
+
+def check_dtypes(model: ModelShape, tensors: Mapping[str, tuple[torch.dtype, Shape]], where: str) -> None:
+    """Refuse tensors of unlike dtypes that a checkpoint keeps as one: parts of a fused tensor, and all layers'.
+
+    Raises:
+        UserError: naming the first that differs.
+    """
+    first: dict[str, str] = {}
+    for fused, _, names in in_checkpoints(model):
+        for name in names:
+            like = first.setdefault(fused, name)
+            if tensors[name][0] != tensors[like][0]:
+                raise UserError(
+                    f"{where}: tensor {name}: expected {tensors[like][0]}, as {like} is, found {tensors[name][0]}; a "
+                    f"Megatron checkpoint keeps both in {fused}: bring them to one dtype first"
+                )
 
 
 def _write_file(path: Path, model: ModelShape, layer: int | None, group: list, source: Source) -> list:

@@ -1,7 +1,10 @@
 """Weights converted in one process, bit for bit: runs' checkpoints, Megatron checkpoints, Hugging Face folders."""
 
+import ctypes
+import gc
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -11,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from megatron.core import dist_checkpointing
-from safetensors.torch import load_file
-from transformers import AutoTokenizer, Qwen2ForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.meter import peak_bytes
 from nemo_forking.config import Config
@@ -22,7 +25,7 @@ from nemo_forking.files import alone
 from nemo_forking.model import convert as module
 from nemo_forking.model import dist_writer
 from nemo_forking.model.convert import convert
-from nemo_forking.model.hf_folder import EMBEDDING, HEAD
+from nemo_forking.model.hf_folder import EMBEDDING, HEAD, tensor_shapes
 from nemo_forking.tags import initial_rows, make_tags
 from nemo_forking.training import trainer
 from nemo_forking.training.checkpoint import unwrapped
@@ -190,6 +193,49 @@ def test_at_most_the_largest_tensor_twice_is_in_memory(to, ground, tmp_path):
     assert 0 < peak <= 2 * 4 * VOCABULARY * config.model.hidden_size + 4096  # the embedding, before and after its tags
 
 
+@pytest.mark.parametrize("to", ["huggingface", "megatron"])
+def test_at_most_two_layers_are_in_memory(to, ground, tmp_path):
+    shape = {"num_layers": 16, "hidden_size": 256, "ffn_hidden_size": 1024, "num_attention_heads": 4, "base": None}
+    config = tiny(ground, tmp_path / "run", {f"model.{key}": value for key, value in shape.items()})
+    sizes = {name: 4 * math.prod(size) for name, size in tensor_shapes(config.model).items()}
+    layer, source = sum(size for name, size in sizes.items() if ".layers.0." in name), tmp_path / "source"
+    in_fork(write_random, config.model, source)
+    changes = {"verify": False, "shard_gb": 2 * layer / 1e9}
+    if to == "huggingface":  # from a Megatron checkpoint
+        quietly(asked(config, source, tmp_path / "megatron", to="megatron", **changes))
+        source = tmp_path / "megatron"
+    grown = in_fork(growth, *(asked(config, source, tmp_path / name, to=to, **changes) for name in ("first", "second")))
+    assert 0 < grown <= 2 * layer < sum(sizes.values()) / 7
+
+
+def write_random(model, folder: Path) -> None:
+    shape = Qwen2Config(
+        hidden_size=model.hidden_size,
+        intermediate_size=model.ffn_hidden_size,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_query_groups,
+        vocab_size=model.vocab_size,
+    )
+    Qwen2ForCausalLM(shape).save_pretrained(folder)
+
+
+def growth(first: Config, second: Config) -> int:
+    """Bytes by which the process' memory, files that it maps included, grows at most during the second conversion."""
+    ctypes.CDLL(None).mallopt(-3, 2**16)  # M_MMAP_THRESHOLD: a tensor's memory is new, and goes back when it is freed
+    quietly(first)  # imports, tokenizer
+    gc.collect()
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    quietly(second)
+    return memory("VmHWM") - before
+
+
+def memory(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+
 # ---------------------------------------------------------------- ended and started again
 
 
@@ -257,6 +303,16 @@ def test_a_damaged_source_is_refused_before_anything_is_written(ground, tmp_path
     with pytest.raises(UserError, match=f"convert.source={source}.*not a whole safetensors file"):
         convert(config)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_dtypes_that_one_megatron_tensor_cannot_have_are_refused(ground, tmp_path):
+    source = Path(shutil.copytree(ground.base, tmp_path / "source"))
+    state, name = weights(source), "model.layers.1.self_attn.k_proj.weight"
+    save_file(state | {name: state[name].bfloat16()}, source / "model.safetensors", metadata={"format": "pt"})
+    config = asked(from_base(ground, tmp_path / "got"), source, tmp_path / "got", to="megatron")
+    with pytest.raises(UserError, match=f"tensor {name}: expected torch.float32, as .*q_proj.weight is, found torch.b"):
+        convert(config)
+    quietly(replace(config, convert=replace(config.convert, to="huggingface")))
 
 
 def test_a_written_tensor_that_differs_is_named(ground, tmp_path):

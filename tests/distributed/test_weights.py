@@ -1,5 +1,7 @@
 """Weights in and out: Hugging Face -> Megatron -> Hugging Face without a bit changed, whatever the layout."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,9 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from benchmarks.meter import peak_bytes
 from nemo_forking.config import Config
+from nemo_forking.config.convert import ConvertConfig
+from nemo_forking.model.base import check_base
+from nemo_forking.model.convert import convert
 from nemo_forking.model.hf_folder import check_folder
 from nemo_forking.tags import initial_rows, make_tags
 from nemo_forking.training import trainer
@@ -34,6 +39,7 @@ LAYOUTS = {
     "interleaved": {"layout.devices": 2, "layout.pipeline": 2, "layout.virtual_pipeline": 2},
     "four": {"layout.devices": 4, "layout.tensor": 2, "layout.pipeline": 2},
 }
+NAMES = ("folder", "checkpoint")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -104,6 +110,24 @@ def test_files_are_the_same_under_every_layout_though_several_ranks_write_one(gr
         files[name] = {f.name: f.read_bytes() for f in (tmp_path / name / "model").iterdir() if "safetensors" in f.name}
     assert len(files["one"]) > 4 and files["interleaved"] == files["one"] and files["four"] == files["one"]
     check_folder(tmp_path / "four" / "model", still(ground, tmp_path / "four", False, {}).model)
+
+
+@pytest.mark.parametrize(("layout", "tied"), [("four", False), ("interleaved", True)], ids=str)
+def test_a_run_from_a_megatron_checkpoint_is_the_one_from_the_folder(layout, tied, ground, tmp_path):
+    base = ground.tied_base if tied else ground.base
+    shape = {"model.base": str(base), "model.tie_embeddings": tied}
+    folder = tiny(ground, tmp_path / "folder", LAYOUTS[layout] | shape)
+    asked = ConvertConfig(str(base), "megatron", str(tmp_path / "megatron"), tags=False, shard_gb=1.0, verify=False)
+    convert(replace(folder, convert=asked), tell=lambda line: None)
+    base = {"model.base": str(tmp_path / "megatron")}
+    checkpoint = tiny(ground, tmp_path / "checkpoint", LAYOUTS[layout] | shape | base)
+    check_base(checkpoint.model.base, checkpoint.model)
+    for expected, found in zip(run(folder), run(checkpoint), strict=True):
+        assert [(s.loss, s.grad_norm) for s in found] == [(s.loss, s.grad_norm) for s in expected]
+    expected, found = weights(tmp_path / "folder" / "model"), weights(tmp_path / "checkpoint" / "model")
+    assert expected.keys() == found.keys() and all(torch.equal(found[name], t) for name, t in expected.items())
+    identities = [json.loads((tmp_path / name / "model" / "provenance.json").read_text())["identity"] for name in NAMES]
+    assert identities[0]["model.base"] != identities[1]["model.base"]  # a run is continued from its own base
 
 
 def test_an_export_holds_one_tensor_at_a_time(ground, tmp_path, monkeypatch):

@@ -182,6 +182,33 @@ def test_a_file_of_another_kind_is_refused(folder):
     assert "its header is not readable" in refused(folder)
 
 
+@pytest.mark.parametrize("length", [2**63, 10**12, 10**6, 3])
+def test_a_header_of_absurd_length_is_refused_without_being_read(length, folder):
+    file = tensor_entries(folder)[UP].file
+    data = file.read_bytes()
+    file.write_bytes(length.to_bytes(8, "little") + data[8:])
+    message = refused(folder)
+    assert f"{file}: not a whole safetensors file" in message
+    assert f"its header would end at byte {length + 8:,}" in message or length == 3 and "is not readable" in message
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"dtype": "F32", "shape": "ab", "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0]},
+        {"dtype": "F32", "shape": [2], "data_offsets": None},
+        {"shape": [2], "data_offsets": [0, 8]},
+        [1, 2],
+    ],
+    ids=["shape", "one offset", "no offsets", "no dtype", "a list"],
+)
+def test_a_header_that_says_no_place_is_refused(row, tmp_path):
+    text = json.dumps({"w": row}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
+    assert "its header is not readable" in refused(tmp_path)
+
+
 def test_a_file_that_the_index_names_must_be_there(folder):
     file = tensor_entries(folder)[UP].file
     file.unlink()
@@ -196,7 +223,17 @@ def test_files_of_different_exports_are_refused(folder):
     assert f"{file}: lacks tensor {UP}, which model.safetensors.index.json says it holds" in refused(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"weight_map": 3}'])
+def test_a_tensor_that_the_index_puts_in_another_file_is_named(folder):
+    index = folder / "model.safetensors.index.json"
+    text = json.loads(index.read_text())
+    text["weight_map"][UP] = next(name for name in text["weight_map"].values() if name != text["weight_map"][UP])
+    index.write_text(json.dumps(text))
+    assert f"lacks tensor {UP}, which" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"weight_map": 3}', '{"weight_map": {"w": 3}}', '{"weight_map": {"w": "../x"}}']
+)
 def test_a_broken_index_is_refused(text, folder):
     (folder / "model.safetensors.index.json").write_text(text)
     assert "not an index of safetensors files" in refused(folder)
