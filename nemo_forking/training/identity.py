@@ -1,6 +1,6 @@
 """What a training run is: the settings and data its numbers depend on. A checkpoint is continued by the same run only.
 
-Layout, micro-batches, packing and how often to save change no result, so they may differ on a resume.
+Layout, micro-batches, packing and how often to save change no result, so they may differ on a resume; 8-bit products do.
 """
 
 import hashlib
@@ -37,6 +37,7 @@ def _blocks(config: Config, *blocks: str) -> dict:
         "model.base": fingerprint(Path(config.model.base)) if config.model.base else None,
         "run.seed": config.run.seed,
         "batch.questions": config.batch.questions,
+        "layout.fp8": config.layout.fp8,
         "trainer.max_steps": config.trainer.max_steps,
     }
 
