@@ -8,6 +8,7 @@ from typing import Literal
 from nemo_forking.config.convert import ConvertConfig
 from nemo_forking.config.evaluation import BenchmarkConfig, EngineConfig, EvaluationConfig
 from nemo_forking.config.fields import key
+from nemo_forking.config.launcher import LauncherConfig
 from nemo_forking.config.plan import PlanConfig
 from nemo_forking.config.policy import (
     PolicyConfig,
@@ -158,6 +159,13 @@ class TrainerConfig:
     checkpoint_every: int = key("steps between checkpoints; the last step is always saved", at_least=1)
     keep_last: int = key("checkpoints kept", at_least=1)
     log_every: int = key("steps between lines on the console", at_least=1)
+    hang_minutes: float = key(
+        "a run without a finished step for so long is ended, with the stacks of its ranks; 0 for never",
+        default=0.0,
+        at_least=0,
+    )
+    wandb: str | None = key("Weights & Biases project that gets the metrics too; null for none", default=None)
+    mlflow: str | None = key("MLflow tracking address that gets the metrics too; null for none", default=None)
 
 
 @dataclass(frozen=True)
@@ -214,6 +222,7 @@ class Config:
     study: StudyConfig | None = key("the comparison of rules; null outside recipes/reproduce.py")
     plan: PlanConfig | None = key("the plan; null in run folders from before there were plans", default=None)
     convert: ConvertConfig | None = key("a conversion; null in run folders from before there were any", default=None)
+    launcher: LauncherConfig | None = key("how jobs are started; null in run folders from before", default=None)
 
 
 @dataclass(frozen=True)
