@@ -9,7 +9,8 @@
 
 The source is checked first, by the headers of its files. One process on the CPU holds a tensor at a time, whatever
 the layout that wrote the checkpoint. The same command continues a conversion that was ended, at the file it was at.
-Training needs no conversion: it reads a Hugging Face folder (model.base) under every layout.
+convert.verify compares all numbers, convert.verify_logits what the models compute. Training needs no conversion: it
+starts from either kind of folder (model.base) under every layout. docs/convert.md tells all of it.
 """
 
 from rich.console import Console
