@@ -103,7 +103,7 @@ def hf_config(config: Config, tokenizer) -> dict:
 def check_folder(folder: str | Path, model: ModelShape, key: str = "model.base") -> dict[str, Entry]:
     """The entries of a folder that holds just the tensors of this model, each of its shape and in whole files.
 
-    A tied model may bring its head as well, as some exporters write it. Takes milliseconds for 65 GB: headers only.
+    A tied model may bring its head as well, as some exporters write it. Reads headers only.
 
     Raises:
         UserError: naming file or tensor, shape expected and shape found; all that is wrong, up to eight.
