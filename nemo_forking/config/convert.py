@@ -12,7 +12,7 @@ from nemo_forking.config.fields import key
 class ConvertConfig:
     """Weights from one folder into another."""
 
-    source: str | None = key("Hugging Face folder, or a checkpoint of a run (runs/x/checkpoints/step_<n>)")
+    source: str | None = key("Hugging Face folder, Megatron checkpoint, or a run's (runs/x/checkpoints/step_<n>)")
     to: Literal["huggingface", "megatron"] = key("what is written: a Hugging Face folder or a Megatron checkpoint")
     folder: str = key("folder that is written")
     tags: bool = key("a Hugging Face source gets the tags' rows, and its tokenizer the tags")

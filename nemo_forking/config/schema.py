@@ -36,7 +36,7 @@ class RunConfig:
 class ModelConfig:
     """A Qwen2.5-architecture model: the shape must be that of `base` where there is one."""
 
-    base: str | None = key("Hugging Face folder to start from; null for random weights")
+    base: str | None = key("Hugging Face folder or Megatron checkpoint to start from; null for random weights")
     num_layers: int = key("transformer layers", at_least=1)
     hidden_size: int = key("width of the residual stream", at_least=1)
     ffn_hidden_size: int = key("width of the feed-forward layer", at_least=1)

@@ -87,19 +87,19 @@ class ForkingQwen2Model(MicroBatchSteps, Qwen2Model):
     Args:
         config: its shape.
         optim: the optimizer.
+        loss: how a micro-batch's NLLs become the loss; the chunks of an interleaved pipeline share it.
         weights: what it starts from; None when a checkpoint will be loaded.
-        loss: how a micro-batch's NLLs become the loss; None for their weighted sum.
     """
 
     def __init__(
         self,
         config: ForkingQwen2Config,
         optim: WeightedOptimizer,
+        loss: WeightedLoss,
         weights: Source | None = None,
-        loss: WeightedLoss | None = None,
     ):
         super().__init__(config, optim=optim)
-        self.weights, self.loss = weights, loss or WeightedLoss()
+        self.weights, self.loss = weights, loss
 
     def configure_model(self, vp_stage: int | None = None) -> None:
         """Build this rank's part and copy its weights in, before DDP and the optimizer take hold of them."""

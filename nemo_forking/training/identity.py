@@ -1,6 +1,7 @@
 """What a training run is: the settings and data its numbers depend on. A checkpoint is continued by the same run only.
 
-Layout, micro-batches, packing and how often to save change no result, so they may differ on a resume; 8-bit products do.
+Layout, micro-batches, packing and how often to save change no result, so they may differ on a resume; 8-bit
+products are not the same and may not.
 """
 
 import hashlib

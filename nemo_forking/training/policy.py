@@ -36,5 +36,5 @@ def train_policy(config: Config, after_step: Callable[[dict], None] | None = Non
         return PolicyStep(config, prompts, form, tags, Collector(config, tags, identity), export_to, stop)
 
     loop = PolicyLoop(config, identity, checkpoints, latest, after_step, loss=loss, make_step=make_step, base=base)
-    model = ForkingQwen2Model(model_config(config), optimizer(config), weights=None if latest else base, loss=loss)
+    model = ForkingQwen2Model(model_config(config), optimizer(config), loss, weights=None if latest else base)
     return fit(config, model, loop, tokenizer, tags)

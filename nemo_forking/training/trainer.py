@@ -19,7 +19,7 @@ from nemo_forking.data.token_file import TokenFile
 from nemo_forking.model import cpu, sources, weights
 from nemo_forking.model.base import base_weights
 from nemo_forking.model.hf_folder import hf_config
-from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, WeightedOptimizer
+from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, WeightedLoss, WeightedOptimizer
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags
 from nemo_forking.training import quiet
 from nemo_forking.training.checkpoint import Checkpoints, unwrapped
@@ -40,7 +40,10 @@ def train(config: Config, after_step: Callable[[dict], None] | None = None) -> d
     tokenizer, tags, checkpoints, latest = materials(config)
     loop = SetLoop(config, SetStep(config, file, tags), checkpoints, latest, after_step)
     model = ForkingQwen2Model(
-        model_config(config), optimizer(config), weights=None if latest else initial_weights(config, tags)
+        model_config(config),
+        optimizer(config),
+        WeightedLoss(),
+        weights=None if latest else initial_weights(config, tags),
     )
     return fit(config, model, loop, tokenizer, tags)
 
