@@ -32,7 +32,7 @@ class Entry:
 
 
 def tensor_entries(folder: str | Path) -> dict[str, Entry]:
-    """Name -> entry of every tensor of a Hugging Face folder, by its index where it has one..
+    """Name -> entry of every tensor of a Hugging Face folder, by its index where it has one.
 
     Raises:
         UserError: no weights there, a file missing or damaged, or an index that does not say what its files hold.
