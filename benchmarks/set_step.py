@@ -181,10 +181,7 @@ def problem(record: dict[str, Any]) -> str | None:
 
 def main(words: Sequence[str]) -> int:
     """Run, print the table and, last, the JSON line; the exit status."""
-    import torch
-
-    defaults = ON_GPU if torch.cuda.is_available() else {}
-    return run(__doc__, Settings, words, measure=measure, show=show, problem=problem, **defaults)
+    return run(__doc__, Settings, words, measure=measure, show=show, problem=problem, on_gpu=ON_GPU)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -26,7 +26,7 @@ def run(
     measure: Callable[[Any], Record],
     show: Callable[[Record], None],
     problem: Callable[[Record], str | None],
-    **defaults: Any,
+    on_gpu: Mapping[str, Any] | None = None,
 ) -> int:
     """Measure what the command line's words ask for, show it and, last, print the record as a line of JSON.
 
@@ -37,11 +37,12 @@ def run(
         measure: gives the record of settings; may raise UserError.
         show: prints the record for people.
         problem: what is wrong with what was measured; None where nothing is.
-        **defaults: of settings, in place of the schema's.
+        on_gpu: defaults of settings where torch sees a GPU, in place of the schema's.
 
     Returns:
         The exit status: 1 where something is wrong, 2 where nothing could be measured.
     """
+    defaults = on_gpu if on_gpu and _has_gpu() else {}
     if {"-h", "--help"} & set(words):
         print(help_text(about, schema, **defaults))
         return 0
@@ -56,6 +57,12 @@ def run(
         print(f"error: {wrong}", file=sys.stderr)
         return 1
     return 0
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def from_words(schema: type, words: Sequence[str], **defaults: Any) -> Any:
