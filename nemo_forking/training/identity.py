@@ -9,10 +9,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from nemo_forking.checksums import record_problem
 from nemo_forking.config import Config
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
-from nemo_forking.training.integrity import record_problem
 
 
 def set_identity(config: Config, file: TokenFile) -> dict:

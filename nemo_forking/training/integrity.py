@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from nemo_forking.files import file_hash, write_aside
-
-SUMS = "checksums.json"
+from nemo_forking.checksums import SUMS, difference, file_facts, read_sums
+from nemo_forking.files import write_aside
 
 
 def seal(folder: Path) -> None:
@@ -21,7 +20,7 @@ def seal(folder: Path) -> None:
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     owner = {path: _owner(path, world) for path in folder.rglob("*") if path.is_file() and path.name != SUMS}
-    mine = {str(path.relative_to(folder)): _facts(path) for path, whose in owner.items() if whose == rank}
+    mine = {str(path.relative_to(folder)): file_facts(path) for path, whose in owner.items() if whose == rank}
     everyone = [None] * world if rank == 0 else None
     dist.gather_object(mine, everyone, dst=0)
     if rank == 0:
@@ -35,57 +34,19 @@ def damage(folder: Path) -> list[str]:
 
     Every rank calls it. One broadcast, one all-gather.
     """
-    told = [_read(folder) if dist.get_rank() == 0 else None]
+    told = [read_sums(folder) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(told, src=0)
     files = told[0]
     if isinstance(files, str):
         return [files]
     rank, world = dist.get_rank(), dist.get_world_size()
-    mine = [line for name in sorted(files)[rank::world] if (line := _compare(folder / name, files[name]))]
+    mine = [line for name in sorted(files)[rank::world] if (line := difference(folder / name, files[name]))]
     everyone = [None] * world
     dist.all_gather_object(everyone, mine)
     return [line for share in everyone for line in share]
-
-
-def record_problem(path: Path) -> str | None:
-    """What is wrong with one file of a sealed folder; None where it is whole, or where nothing was sealed."""
-    files = _read(path.parent) if (path.parent / SUMS).exists() else {}
-    if isinstance(files, str):
-        return files
-    return _compare(path, files[path.name]) if path.name in files else None
 
 
 def _owner(path: Path, world: int) -> int:
     """The rank that wrote a file: Megatron's shards are __<rank>_<number>.distcp."""
     shard = re.fullmatch(r"__(\d+)_\d+\.distcp", path.name)
     return int(shard[1]) if shard and int(shard[1]) < world else 0
-
-
-def _facts(path: Path) -> dict:
-    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
-
-
-def _read(folder: Path) -> dict | str:
-    """The checksums, or what is wrong with them."""
-    try:
-        files = json.loads((folder / SUMS).read_text())
-        good = all(facts.keys() == {"bytes", "sha256"} for facts in files.values()) and files
-    except FileNotFoundError:
-        return f"{SUMS} is missing"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{SUMS} cannot be read ({error})"
-    return files if good else f"{SUMS} is damaged"
-
-
-def _compare(path: Path, facts: dict) -> str | None:
-    try:
-        size = path.stat().st_size
-        if size != facts["bytes"]:
-            return f"{path.name} has {size} bytes, {facts['bytes']} were written"
-        if file_hash(path) != facts["sha256"]:
-            return f"{path.name} is not what was written (its SHA-256 differs)"
-    except FileNotFoundError:
-        return f"{path.name} is missing"
-    except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror})"
-    return None
