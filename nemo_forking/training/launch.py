@@ -26,9 +26,10 @@ from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import Stopped, UserError
 from nemo_forking.model.base import check_base
-from nemo_forking.training import quiet
+from nemo_forking.training import hang, quiet
 from nemo_forking.training.fp8 import check_fp8
 from nemo_forking.training.identity import finished, set_identity
+from nemo_forking.training.services import check_services
 
 
 def start_training(config: Config) -> None:
@@ -51,6 +52,7 @@ def run_ranks(module: str, function: str, config: Config) -> None:
     """
     launched = check_launch(config)
     check_fp8(config)
+    check_services(config)
     if config.model.base:
         check_base(config.model.base, config.model)
     # Megatron's order of communication and computation on a GPU under tensor parallelism; read when CUDA starts
@@ -190,6 +192,10 @@ def _collect(pipes, processes) -> list[Any]:
             except EOFError:
                 processes[rank].join()
                 code = processes[rank].exitcode
+                if code == hang.AGAIN:
+                    raise Stopped(
+                        "the ranks did not get on any more (trainer.hang_minutes): see hang/ in the run folder"
+                    ) from None
                 how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
                 raise RankFailed(f"rank {rank} {how}") from None
             if failed:

@@ -1,7 +1,6 @@
 """A step of ours inside NeMo's training loop: learning rate, metrics, checkpoints, resume."""
 
 import dataclasses
-import resource
 import time
 from abc import abstractmethod
 from collections.abc import Callable
@@ -9,15 +8,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
-import torch
 import torch.distributed as dist
 from nemo.lightning.megatron_parallel import MegatronParallel, MegatronStep
 
+from nemo_forking import pulse
 from nemo_forking.config import Config
 from nemo_forking.errors import Stopped
 from nemo_forking.training.checkpoint import Checkpoints
 from nemo_forking.training.finite import check_finite
+from nemo_forking.training.machine import Comparison
 from nemo_forking.training.metrics import Metrics
+from nemo_forking.training.pace import pace
 from nemo_forking.training.passes import Pass
 from nemo_forking.training.schedule import learning_rate
 from nemo_forking.training.stop import StopRequest
@@ -83,16 +84,17 @@ class Loop(pl.Callback):
             extra = self.checkpoints.resume(trainer.strategy, self.identity)
             done = extra["step"]
             self.restore(extra)
+        self.comparison = Comparison()
+        self._note_arrival(model)
         progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
         progress.total.completed = progress.current.completed = done  # Lightning's global_step
         if dist.get_rank() == 0:
-            run, steps = self.config.run, self.config.trainer.max_steps
-            self.metrics = Metrics(
-                Path(run.folder), run.name, steps, done, self.config.trainer.log_every, self.line, bar=self.bar
-            )
+            self.metrics = Metrics(self.config, done, self.line, bar=self.bar)
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch, batch_idx: int) -> None:
         """Set this step's learning rate."""
+        pulse.begin_step(trainer.global_step + 1)
+        pace.probe()
         self.started = time.perf_counter()
         o = self.config.optim
         self.lr = learning_rate(
@@ -112,9 +114,11 @@ class Loop(pl.Callback):
             share = self.prepare(step.pipeline, step.step_i)
         except Stopped as stopped:  # on every rank alike, and nothing of this step has been done to the model
             self._end(step.step_i, str(stopped))
+        pulse.enter("training")
+        pace.begin("training")
         return dataclasses.replace(
             step,
-            data=iter(share.micro_batches),
+            data=pulse.each(share.micro_batches),
             micro_batch_size=share.batch,
             seq_length=share.time,
             num_microbatches=len(share.micro_batches),
@@ -130,6 +134,8 @@ class Loop(pl.Callback):
         record, told = self._record(trainer)
         if self.metrics:
             self.metrics.write(record)
+            for warning in self.comparison.stragglers(record["slowest"]):
+                self.metrics.warn(warning)
         step, every, last = record["step"], self.config.trainer.checkpoint_every, self.config.trainer.max_steps
         if step % every == 0 or step == last:
             self._save(step)
@@ -147,7 +153,19 @@ class Loop(pl.Callback):
     # ------------------------------------------------------------
 
     def _save(self, step: int) -> None:
-        self.checkpoints.save(self.strategy, step, {"identity": self.identity, **self.state()})
+        with pulse.phase("checkpoint", growing=self.checkpoints.folder):
+            self.checkpoints.save(self.strategy, step, {"identity": self.identity, **self.state()})
+
+    @staticmethod
+    def _note_arrival(model: pl.LightningModule) -> None:
+        """Have this rank's pace told when its gradients are there, before those of others are waited for."""
+        reduce = model.optim.finalize_model_grads
+
+        def arrive_and_reduce(*args, **kwargs):
+            pace.arrive()
+            return reduce(*args, **kwargs)
+
+        model.optim.finalize_model_grads = arrive_and_reduce
 
     def _end(self, step: int, name: str) -> NoReturn:
         """Save what no checkpoint has, and end before the run's time; every rank calls it."""
@@ -164,20 +182,14 @@ class Loop(pl.Callback):
         flops = decided.pop("flops")
         record = {
             "step": trainer.global_step,
+            "time": round(time.time(), 3),
             "loss": float(logged["reduced_train_loss"]),
             "grad_norm": float(logged["grad_norm"]),
             "lr": self.lr,
             **decided,
             "tokens_per_s": decided["tokens"] / elapsed,
             "model_flops_per_s": flops / elapsed,
-            "peak_memory_gib": round(peak_memory_gib(), 3),
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
+            **(self.comparison.gather() or {}),
         }
         return record, told
-
-
-def peak_memory_gib() -> float:
-    """Most memory this rank has held so far: allocated on its GPU, or resident in its process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

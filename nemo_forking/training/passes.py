@@ -12,11 +12,13 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
+from nemo_forking import pulse
 from nemo_forking.config import Config
 from nemo_forking.data import packing
 from nemo_forking.data.batches import Layout, MicroBatch, Row, build
 from nemo_forking.data.sharing import deal_rows
 from nemo_forking.training.flops import crossover
+from nemo_forking.training.pace import pace
 
 
 @dataclass
@@ -102,16 +104,17 @@ def forward_only(chunks: list[nn.Module], share: Pass, report: Callable[[MicroBa
         return model.forward_step(batch), lambda nll_L, non_loss_data=True: report(batch, nll_L)
 
     batches = share.micro_batches
-    reports = get_forward_backward_func()(
-        forward_step_func=step,
-        data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
-        model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=len(batches),
-        seq_length=share.time,
-        micro_batch_size=share.batch,
-        forward_only=True,
-        collect_non_loss_data=True,
-    )
+    with pace.of(pulse.now.phase):
+        reports = get_forward_backward_func()(
+            forward_step_func=step,
+            data_iterator=[pulse.each(batches) for _ in chunks] if len(chunks) > 1 else pulse.each(batches),
+            model=chunks if len(chunks) > 1 else chunks[0],
+            num_microbatches=len(batches),
+            seq_length=share.time,
+            micro_batch_size=share.batch,
+            forward_only=True,
+            collect_non_loss_data=True,
+        )
     for chunk in chunks:
         chunk.train(was_training)
     return reports or []

@@ -15,6 +15,7 @@ import numpy as np
 import torch.distributed as dist
 from torch import nn
 
+from nemo_forking import pulse
 from nemo_forking.config import Config
 from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.errors import Stopped, UserError
@@ -171,6 +172,7 @@ class PolicyStep:
     def _clock(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
-            yield
+            with pulse.phase(name):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

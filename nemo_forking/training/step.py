@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import nn
 
+from nemo_forking import pulse
 from nemo_forking.config import Config
 from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.batches import Row
@@ -118,8 +119,10 @@ class SetStep:
         chosen, matching = [questions[q] for q in anew], self.config.matching
         rows = matching_rows(chosen, self.tags, matching.tokens, matching.include_tag)
         layout = pass_layout(self.config, without_gradient=True)
+        pulse.enter("scoring")
         losses = score(chunks, rows, layout)
         scoring = time.perf_counter() - started
+        pulse.enter("exchange")
         found_QM, cost_QNM = match(
             *losses[:3],
             rows_max=losses.rows_max,

@@ -13,6 +13,7 @@ from nemo.lightning.megatron_parallel import MegatronParallel, MegatronStep
 from nemo.lightning.pytorch.plugins.data_sampler import DataSampler
 from transformers import PreTrainedTokenizerFast
 
+from nemo_forking import pulse
 from nemo_forking.config import Config
 from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.data.token_file import TokenFile
@@ -27,6 +28,7 @@ from nemo_forking.training.fp8 import precision_settings
 from nemo_forking.training.loop import Loop
 from nemo_forking.training.set_loop import SetLoop
 from nemo_forking.training.step import SetStep
+from nemo_forking.training.watchdog import watched
 
 
 def train(config: Config, after_step: Callable[[dict], None] | None = None) -> dict:
@@ -80,10 +82,10 @@ def fit(config: Config, model: ForkingQwen2Model, loop: Loop, tokenizer: PreTrai
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, NoData(StepSampler(loop)))
-    export(
-        config, trainer.strategy.megatron_parallel, Path(config.run.folder) / "model", tokenizer, tags, loop.identity
-    )
+    folder = Path(config.run.folder) / "model"
+    with watched(config):
+        trainer.fit(model, NoData(StepSampler(loop)))
+        export(config, trainer.strategy.megatron_parallel, folder, tokenizer, tags, loop.identity)
     return loop.last
 
 
@@ -91,13 +93,14 @@ def export(config: Config, model: MegatronParallel, folder: Path, tokenizer, tag
     """Write the model as a Hugging Face folder; every rank calls it."""
     if config.layout.overlap_param_gather:  # else the others' share of the last step arrives with the next forward
         model.force_param_sync()
-    weights.export(
-        [unwrapped(chunk) for chunk in model],
-        folder,
-        hf_config=hf_config(config, tokenizer),
-        tokenizer=add_to_tokenizer(tokenizer, tags),
-        provenance={"run": config.run.name, "identity": identity, "tags": asdict(tags)},
-    )
+    with pulse.phase("export", growing=folder.with_name(f".{folder.name}.partial")):
+        weights.export(
+            [unwrapped(chunk) for chunk in model],
+            folder,
+            hf_config=hf_config(config, tokenizer),
+            tokenizer=add_to_tokenizer(tokenizer, tags),
+            provenance={"run": config.run.name, "identity": identity, "tags": asdict(tags)},
+        )
 
 
 class NoData(pl.LightningDataModule):

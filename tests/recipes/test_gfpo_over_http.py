@@ -9,10 +9,10 @@ import torch
 from nemo_forking.config import Config
 from nemo_forking.errors import UserError
 from nemo_forking.training.launch_policy import start_policy
+from nemo_forking.training.metrics import OF_THE_MACHINE
 from tests.distributed import policy_runs, runs
 from tests.serving.local_server import LocalServer
 
-TIMED = {"seconds", "tokens_per_s", "model_flops_per_s", "peak_memory_gib"}  # what may differ between equal runs
 ROLLOUTS = 4 * 8  # of a batch: questions times group
 
 
@@ -31,7 +31,7 @@ def over(ground, folder: Path, *servers: LocalServer) -> Config:
 def trained(ground, folder: Path, *servers: LocalServer):
     """What a run over these servers leaves."""
     policy_runs.run(config := over(ground, folder, *servers))
-    lines = [{name: value for name, value in line.items() if name not in TIMED} for line in runs.metrics(config)]
+    lines = [{name: v for name, v in line.items() if name not in OF_THE_MACHINE} for line in runs.metrics(config)]
     return lines, runs.weights(folder / "model")
 
 
