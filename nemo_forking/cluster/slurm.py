@@ -150,6 +150,17 @@ def state(job_id: int) -> str:
     return words[0] if words and not done.returncode else "UNKNOWN"
 
 
+def written(value: Any) -> str:
+    """A value in the syntax of Hydra's overrides: that of JSON, with plain words as keys."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{written(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(written, value)) + "]"
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z/][A-Za-z0-9_./-]*", value):
+        return value if value.lower() not in ("null", "true", "false", "inf", "nan") else f'"{value}"'
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _shares(launcher: LauncherConfig) -> bool:
     """Whether launcher.extra says itself how much of a node a job takes."""
     return any(re.match("--(exclusive|oversubscribe|cpus-per|mem)", word) for word in launcher.extra)
@@ -159,19 +170,14 @@ def _launcher_overrides(launcher: LauncherConfig, overrides: Sequence[str]) -> l
     """What the job itself must know of the launcher, where its command line does not say it."""
     said = {word.split("=", 1)[0] for word in overrides}
     values = {"launcher": "slurm"} | {f"launcher.{name}": getattr(launcher, name) for name in IN_JOB}
-    return [f"{key}={_written(value)}" for key, value in values.items() if key not in said]
+    return [f"{key}={written(value)}" for key, value in values.items() if key not in said]
 
 
-def _written(value: Any) -> str:
-    """A value in the syntax of Hydra's overrides, of which JSON is a part."""
-    return value if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value) else json.dumps(value)
-
-
-def _slurm(words: Sequence[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+def _slurm(words: Sequence[str], changes: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """A Slurm command. What Slurm told the job we may be in is left out: it would hold for the new one too."""
+    kept = {name: value for name, value in os.environ.items() if name[:6] != "SLURM_" or name == "SLURM_CONF"}
     try:
-        return subprocess.run(
-            words, cwd=ROOT, env=os.environ | (environment or {}), capture_output=True, text=True, check=False
-        )
+        return subprocess.run(words, cwd=ROOT, env=kept | (changes or {}), capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise UserError(
             f"{words[0]} is not here: jobs are submitted from a machine with Slurm's commands; with launcher=local "

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# rank.sh COMMAND...: one rank under srun, with the numbers that torch.distributed reads (env://). MASTER_ADDR, MASTER_PORT
+# and TORCHELASTIC_RUN_ID come from the job; the last keeps Lightning from handling Slurm's signals its own way.
+export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_STEP_NUM_TASKS GROUP_RANK=$SLURM_NODEID
+export LOCAL_WORLD_SIZE=$((SLURM_STEP_NUM_TASKS / SLURM_STEP_NUM_NODES))
+trap : USR1 TERM # for the command; this shell waits for what it makes of them
+"$@"
+status=$?
+if [ "$status" -eq 75 ]; then # stopped in order: no bad exit, for which srun would kill ranks that are still ending
+    : >"$NEMO_FORKING_STOPPED"
+    exit 0
+fi
+exit "$status"
