@@ -19,6 +19,7 @@ from rich.console import Console
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_forking.errors import UserError
+from nemo_forking.processes import ending_together
 from nemo_forking.training.identity import check_same
 from nemo_forking.training.integrity import damage, seal
 
@@ -52,7 +53,8 @@ class Checkpoints:
                 shutil.rmtree(stale)
             aside.mkdir(parents=True)
         dist.barrier()
-        dist_checkpointing.save(_sharded(strategy, loading=False), str(aside), content_metadata=_metadata(strategy))
+        with ending_together():  # Megatron forks processes that write
+            dist_checkpointing.save(_sharded(strategy, loading=False), str(aside), content_metadata=_metadata(strategy))
         dist.barrier()
         if dist.get_rank() == 0:
             facts = {"step": step, "distributed_optimizer": strategy.ddp_config.use_distributed_optimizer}

@@ -3,7 +3,6 @@
 Forking imports NeMo once for all ranks; it is for CPU only, on GPUs torchrun or srun starts the ranks.
 """
 
-import ctypes
 import gc
 import importlib
 import multiprocessing as mp
@@ -26,6 +25,7 @@ from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import Stopped, UserError
 from nemo_forking.model.base import check_base
+from nemo_forking.processes import end_with_parent
 from nemo_forking.training import hang, quiet
 from nemo_forking.training.fp8 import check_fp8
 from nemo_forking.training.identity import finished, set_identity
@@ -183,21 +183,19 @@ def _passed_on(processes) -> Iterator[None]:
 def _collect(pipes, processes) -> list[Any]:
     results: dict[int, Any] = {}
     waiting = dict(enumerate(pipes))
-    while waiting:
-        for ready in connection.wait(list(waiting.values())):
-            rank = next(r for r, pipe in waiting.items() if pipe is ready)
+    while waiting:  # a rank's own children may hold its pipe open, so that its death alone says that nothing follows
+        connection.wait([*waiting.values(), *(processes[rank].sentinel for rank in waiting)])
+        for rank, pipe in list(waiting.items()):
+            dead = not processes[rank].is_alive()
+            if not pipe.poll():
+                if dead:
+                    raise _death(rank, processes[rank])
+                continue
             del waiting[rank]
             try:
-                failed, value = ready.recv()
+                failed, value = pipe.recv()
             except EOFError:
-                processes[rank].join()
-                code = processes[rank].exitcode
-                if code == hang.AGAIN:
-                    raise Stopped(
-                        "the ranks did not get on any more (trainer.hang_minutes): see hang/ in the run folder"
-                    ) from None
-                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
-                raise RankFailed(f"rank {rank} {how}") from None
+                raise _death(rank, processes[rank]) from None
             if failed:
                 error, text = value
                 if error is not None:
@@ -207,9 +205,19 @@ def _collect(pipes, processes) -> list[Any]:
     return [results[rank] for rank in range(len(pipes))]
 
 
+def _death(rank: int, process) -> BaseException:
+    """What the end of a rank that gave no result means."""
+    process.join()
+    code = process.exitcode
+    if code == hang.AGAIN:
+        return Stopped("the ranks did not get on any more (trainer.hang_minutes): see hang/ in the run folder")
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+    return RankFailed(f"rank {rank} {how}")
+
+
 def _rank_main(function, rank, ranks, port, send, args) -> None:
     gc.freeze()  # else every full collection copies the parent's whole heap, page by page
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans training on after the parent is killed
+    end_with_parent()  # no orphans training on after the parent is killed
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
     os.environ.update({k: str(v) for k, v in numbers.items()})
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the parent's thread pool does not survive a fork: calls hang

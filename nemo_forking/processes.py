@@ -1,0 +1,42 @@
+"""Processes that do not outlive the one that started them."""
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PR_SET_PDEATHSIG = 1
+_together = False
+
+
+def end_with_parent() -> None:
+    """This process is killed when the thread that started it ends, however that comes about. Linux only."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Processes forked by this one inside (by any library) end with it: none goes on writing after it was killed."""
+    global _together
+    before, _together = _together, True
+    try:
+        yield
+    finally:
+        _together = before
+
+
+def _after_fork() -> None:
+    if _together:
+        end_with_parent()
+        if os.getppid() != _parent:
+            os.kill(os.getpid(), signal.SIGKILL)  # it was quicker
+
+
+def _before_fork() -> None:
+    global _parent
+    _parent = os.getpid()
+
+
+_parent = 0
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

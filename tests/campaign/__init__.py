@@ -1,0 +1,1 @@
+"""Campaigns of faults against training: `python -m tests.campaign --help`."""

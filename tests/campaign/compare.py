@@ -1,0 +1,73 @@
+"""Whether two runs came to the same: checkpoint, exported model, metrics, rollouts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from nemo_forking.training.metrics import OF_THE_MACHINE
+from tests.distributed.runs import weights
+
+UNLIKE = (".metadata", "checksums.json")  # torch writes a random id into the first, which the second then hashes
+ROLLOUTS = ("fork.json", "samples.jsonl", "verdicts.jsonl", "rollouts.json")
+
+
+def differences(run: Path, whole: Path, *, exact: bool = True) -> list[str]:
+    """A line for each thing in which a run differs from the undisturbed one; with `exact`, bit for bit."""
+    if not (run / "model").is_dir():
+        return ["nothing was exported"]
+    found = _metrics(run, whole, exact) + _left_behind(run)
+    if not exact:
+        return found + _close_weights(run, whole)
+    last = max(path.name for path in (whole / "checkpoints").glob("step_*"))
+    found += _bytes(run, whole, f"checkpoints/{last}") + _bytes(run, whole, "model")
+    for batch in sorted((whole / "rollouts").glob("batch_*")):
+        found += _bytes(run, whole, f"rollouts/{batch.name}", ROLLOUTS)
+    return found
+
+
+def _bytes(run: Path, whole: Path, folder: str, names: tuple[str, ...] | None = None) -> list[str]:
+    there, wanted = ({p.name for p in (home / folder).glob("*")} for home in (run, whole))
+    if names:
+        there, wanted = there & set(names), wanted & set(names)
+    found = [f"{folder}/{name} is missing" for name in sorted(wanted - there)]
+    found += [f"{folder}/{name} should not be there" for name in sorted(there - wanted)]
+    for name in sorted(wanted & there - set(UNLIKE)):
+        if (run / folder / name).read_bytes() != (whole / folder / name).read_bytes():
+            found.append(f"{folder}/{name} differs")
+    return found
+
+
+def _metrics(run: Path, whole: Path, exact: bool) -> list[str]:
+    got, wanted = (_records(home) for home in (run, whole))
+    if [line["step"] for line in got] != [line["step"] for line in wanted]:
+        return [f"metrics.jsonl has the steps {[line['step'] for line in got]}"]
+    found = []
+    for line, same in zip(got, wanted, strict=True):
+        keys = [key for key in same.keys() | line.keys() if not _equal(line.get(key), same.get(key), exact)]
+        found += [f"metrics.jsonl, step {same['step']}: {key}" for key in sorted(keys)]
+    return found
+
+
+def _records(run: Path) -> list[dict]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in OF_THE_MACHINE} for line in lines]
+
+
+def _equal(got, wanted, exact: bool) -> bool:
+    if exact or not isinstance(wanted, float) or not isinstance(got, float):
+        return got == wanted or (not exact and not isinstance(wanted, str | int))
+    return bool(np.isclose(got, wanted, rtol=1e-3, atol=1e-6))
+
+
+def _close_weights(run: Path, whole: Path) -> list[str]:
+    got, wanted = weights(run / "model"), weights(whole / "model")
+    if got.keys() != wanted.keys():
+        return ["model: other tensors"]
+    return [f"model: {name}" for name in wanted if not np.allclose(got[name], wanted[name], rtol=1e-3, atol=1e-4)]
+
+
+def _left_behind(run: Path) -> list[str]:
+    """Half-written things that nobody will ever finish."""
+    stale = sorted(str(path.relative_to(run)) for path in run.rglob("*.partial"))
+    return [f"{name} was left behind" for name in stale]
