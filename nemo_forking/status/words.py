@@ -120,15 +120,15 @@ def _checkpoint(run: RunStatus) -> tuple[str, str]:
 
 
 def _now(ranks: Sequence[Rank]) -> list[str]:
-    """What ranks are at, those of a kind together; the slowest to tell last."""
+    """What ranks are at, those of a kind together; a few that are elsewhere by number."""
     groups: dict[tuple[str, int], list[Rank]] = {}
     for rank in ranks:
         groups.setdefault((rank.phase, rank.step), []).append(rank)
     told = []
     for (phase, step), members in groups.items():
         who = "all ranks" if len(members) == len(ranks) else f"{len(members)} of {len(ranks)} ranks"
-        if len(members) < len(ranks) and len(members) <= 4:
-            who = f"rank {', '.join(str(rank.rank) for rank in members)}"
+        if 2 * len(members) < len(ranks) and len(members) <= 4:
+            who = f"rank{'s' * (len(members) > 1)} {', '.join(str(rank.rank) for rank in members)}"
         where = f"{phase} (step {step})" if step else phase
         told.append(f"{who}: {where}, last progress {ago(min(rank.progress for rank in members))}")
     return told

@@ -7,6 +7,7 @@ more is sent. Both take up the run they had when a run is continued; steps that 
 import importlib.util
 import os
 import queue
+import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -104,7 +105,7 @@ class Wandb(Service):
         folder = Path(self.config.run.folder)
         kept = folder / "wandb.id"
         if not kept.exists():
-            write_aside(kept, wandb.util.generate_id())
+            write_aside(kept, secrets.token_hex(4))
         self.run = wandb.init(
             project=self.config.trainer.wandb,
             name=self.config.run.name,
