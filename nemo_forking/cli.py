@@ -31,6 +31,7 @@ from nemo_forking.errors import Stopped, UserError
 
 STOPPED = 75  # exit status: not finished, start it again (EX_TEMPFAIL)
 Recipe = Callable[[Config], Any]
+Switches = Mapping[str, tuple[str | None, str]]
 SWITCHES = {  # switch -> (override it stands for, help)
     "--help": (None, "this text, with the values the command line means"),
     "--cfg job": (None, "print the resolved configuration as YAML, each value with its origin, and stop"),
@@ -38,18 +39,22 @@ SWITCHES = {  # switch -> (override it stands for, help)
 }
 
 
-def recipe(*, experiment: str | None = None, conf: Path = CONF) -> Callable[[Recipe], Callable[..., int]]:
+def recipe(
+    *, experiment: str | None = None, conf: Path = CONF, switches: Mapping[str, tuple[str, str]] | None = None
+) -> Callable[[Recipe], Callable[..., int]]:
     """Turns `function(config)` into a command; SIGTERM and SIGUSR1 end it with `Stopped`.
 
     Args:
         experiment: file of conf/experiment taken where the command line names none.
         conf: folder of YAML files.
+        switches: the recipe's own, like those of `SWITCHES`.
 
     Returns:
         A decorator. The command takes a list of arguments and returns the exit status: 0, 2 after a `UserError`, whose
         message it prints, or 75 after `Stopped`. Without a list it takes the process's arguments and exits with any
         status but 0.
     """
+    known = SWITCHES | dict(switches or {})
 
     def decorate(function: Recipe) -> Callable[..., int]:
         @functools.wraps(function)
@@ -57,7 +62,7 @@ def recipe(*, experiment: str | None = None, conf: Path = CONF) -> Callable[[Rec
             if argv is None:
                 for number in (signal.SIGTERM, signal.SIGUSR1):
                     signal.signal(number, _stop)
-            status = _run(function, sys.argv[1:] if argv is None else argv, experiment, conf)
+            status = _run(function, sys.argv[1:] if argv is None else argv, experiment, conf, known)
             if argv is None and status:
                 sys.exit(status)
             return status
@@ -71,12 +76,12 @@ main = recipe()
 """The decorator for a recipe without an experiment of its own."""
 
 
-def _run(function: Recipe, argv: Sequence[str], experiment: str | None, conf: Path) -> int:
+def _run(function: Recipe, argv: Sequence[str], experiment: str | None, conf: Path, switches: Switches) -> int:
     try:
-        overrides, wish = _split(argv)
+        overrides, wish = _split(argv, switches)
         overrides = with_experiment(overrides, experiment)
         if wish == "help":
-            print(help_text(function, overrides, conf))
+            print(help_text(function, overrides, conf, switches))
             return 0
         config = load(overrides, conf=conf)
         if wish == "cfg":
@@ -96,7 +101,7 @@ def _stop(number: int, frame: object) -> None:
     raise Stopped(f"ended by {signal.Signals(number).name}; the same command goes on with what is complete")
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], str]:
+def _split(argv: Sequence[str], switches: Switches = SWITCHES) -> tuple[list[str], str]:
     """The overrides, and what is wished instead of a run: "help", "cfg" or nothing."""
     overrides, wish = [], ""
     words = iter(argv)
@@ -109,23 +114,25 @@ def _split(argv: Sequence[str]) -> tuple[list[str], str]:
                 raise UserError(f"command line: --cfg takes the word job, not {what!r}")
             wish = wish or "cfg"
         elif word.startswith("-"):
-            if word not in SWITCHES:
+            if word not in switches:
                 raise UserError(
-                    f"command line: unknown switch {word}; there are {', '.join(SWITCHES)}, and settings as key=value"
+                    f"command line: unknown switch {word}; there are {', '.join(switches)}, and settings as key=value"
                 )
-            overrides.append(SWITCHES[word][0])
+            overrides.append(switches[word][0])
         else:
             overrides.append(word)
     return overrides, wish
 
 
-def help_text(function: Callable[..., Any], overrides: Sequence[str], conf: Path = CONF) -> str:
+def help_text(
+    function: Callable[..., Any], overrides: Sequence[str], conf: Path = CONF, switches: Switches = SWITCHES
+) -> str:
     """What the recipe does, the groups with their files, and every key with its value, type and meaning."""
     composition = compose_values(overrides, conf)
     script = Path(inspect.getsourcefile(function) or "recipe.py").name
     about = inspect.getdoc(function) or inspect.getdoc(inspect.getmodule(function)) or ""
     lines = [about, "", f"usage: python recipes/{script} [group=file ...] [key=value ...]", ""]
-    lines += [f"  {switch:<12} {text}" for switch, (_, text) in SWITCHES.items()]
+    lines += [f"  {switch:<12} {text}" for switch, (_, text) in switches.items()]
     lines += ["", "Groups (* chosen now):"]
     for group, names in groups(conf).items():
         chosen = composition.choices[group]

@@ -175,6 +175,10 @@ def _study(config: Config) -> Iterator[str]:
             yield f"study.{name} is empty; give at least one"
         if len(set(values)) < len(values):
             yield f"study.{name}={list(values)} names one twice"
+    if study.base is None and not config.model.base:
+        yield "study.base=null starts from model.base, which is not set; give a Hugging Face folder"
+    if study.convert and study.base is not None:
+        yield "study.convert=true converts model.base, and the study trains its own (study.base); set it to false"
     for place, stage in enumerate(study.policies):
         if stage.rule not in INJECTIVE:
             yield f"study.policies.{place}.rule={stage.rule} has no tags to choose from; take {', '.join(INJECTIVE)}"

@@ -26,10 +26,11 @@ def load(overrides: Sequence[str] = (), *, experiment: str | None = None, conf: 
     Raises:
         UserError: anything unknown, missing, of the wrong type, out of range, or in conflict; all problems at once.
     """
-    composition = compose_values(with_experiment(overrides, experiment), conf)
+    overrides = tuple(with_experiment(overrides, experiment))
+    composition = compose_values(overrides, conf)
     config = build(composition.values, composition.where, list(groups(conf)))
     marks = {key: str(mark) for key, mark in composition.marks.items()}
-    return Resolved(**_blocks(config), marks=marks)
+    return Resolved(**_blocks(config), marks=marks, overrides=overrides)
 
 
 def build(values: Mapping[str, Any], where: Callable[[str], str] = lambda key: "configuration", known=()) -> Config:
@@ -65,7 +66,7 @@ def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
         place[last] = value
     changed = build(values, lambda key: "recipe")
     marks = getattr(config, "marks", {}) | {key: "set by the recipe" for key in changes}
-    return Resolved(**_blocks(changed), marks=marks)
+    return Resolved(**_blocks(changed), marks=marks, overrides=getattr(config, "overrides", ()))
 
 
 def plain_values(config: Config) -> dict[str, Any]:

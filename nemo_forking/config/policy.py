@@ -55,6 +55,9 @@ class PolicyStudyConfig:
 
     max_steps: int = key("optimizer steps", at_least=1)
     questions: int = key("questions of a step", at_least=1)
+    experiment: str | None = key(
+        "experiment whose settings the policies take; null for those of the study itself", default=None
+    )
 
 
 @dataclass(frozen=True)

@@ -188,15 +188,29 @@ class QuestionsConfig:
 
 
 @dataclass(frozen=True)
+class SystemRowConfig:
+    """How a model of a study stands in the tables; one that is not named here keeps its own name."""
+
+    model: str = key("base, a rule, or a policy's name")
+    name: str = key("row of the tables")
+    published: str | None = key("row of the paper's tables it is compared with; null for none", default=None)
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """`recipes/reproduce.py`: a base model, every rule from that base, policies from those, evaluated and compared."""
 
     seeds: tuple[int, ...] = key("one repetition each", at_least=0)
     rules: tuple[Rule, ...] = key("matching rules compared")
-    base: BaseConfig = key("training of the base model")
+    base: BaseConfig | None = key("training of the base model; null to start from model.base")
     policy: PolicyStudyConfig = key("reinforcement learning")
     policies: tuple[PolicyStageConfig, ...] = key("the reinforced models, each {name: gfpo, rule: optimal, ...}")
-    questions: QuestionsConfig = key("sizes of the generated data")
+    questions: QuestionsConfig | None = key("sizes of the generated data; null where data and prompts have sources")
+    convert: bool = key("model.base is converted once to a Megatron checkpoint, which every rule loads", default=False)
+    rows: tuple[SystemRowConfig, ...] = key("rows of the tables, each {model: optimal, name: SSFT, ...}", default=())
+    action: Literal["run", "plan", "status"] = key(
+        "run what is missing, or only print the plan, or what became of every stage", default="run"
+    )
 
 
 @dataclass(frozen=True)
@@ -231,6 +245,8 @@ class Resolved(Config):
 
     Attributes:
         marks: dotted key -> "paper", "ours", "unpublished: ...", "command line".
+        overrides: the command line it was composed from; later changes (`with_overrides`) are not among them.
     """
 
     marks: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    overrides: tuple[str, ...] = field(default=(), repr=False, compare=False)

@@ -73,6 +73,12 @@ def prepare(
     return Prepared(folder, manifest, report)
 
 
+def is_prepared(config: DataConfig) -> bool:
+    """Whether `prepare` would find its folder up to date; raises UserError as it does for settings and sources."""
+    check_settings(config)
+    return _current(Path(config.folder), _inputs(config)) is not None
+
+
 class _Pipeline:
     """One run over the sources, batch by batch, with counts of what became of questions and traces."""
 

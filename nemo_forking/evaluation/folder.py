@@ -21,14 +21,25 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
+
+if TYPE_CHECKING:
+    from nemo_forking.config import Config
+    from nemo_forking.config.evaluation import SystemConfig
 
 QUESTIONS, SAMPLES, TAGS, VERDICTS = "questions.jsonl", "samples.jsonl", "tags.jsonl", "verdicts.jsonl"
 SETTINGS, GRADING, METRICS = "settings.json", "grading.json", "metrics.json"
 
 Key = tuple[str, int, int]  # question id, slot, round
+
+
+def measurement_folder(config: Config, settings: SystemConfig, benchmark: str, temperature: float) -> Path:
+    """Where the samples of a system on a benchmark lie."""
+    system = f"{settings.name}-seed{settings.seed}"
+    return Path(config.evaluation.folder) / benchmark / system / f"t{temperature:g}"
 
 
 def key_of(line: Mapping) -> Key:

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nemo_forking.config import Config
-from nemo_forking.config.evaluation import SystemConfig
 from nemo_forking.config.record import versions
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation import published
 from nemo_forking.evaluation.comparison import compare
-from nemo_forking.evaluation.folder import SETTINGS, load_joined
+from nemo_forking.evaluation.folder import SETTINGS, load_joined, measurement_folder
 from nemo_forking.evaluation.measure import Asked, System, measure
 from nemo_forking.rewards import open_grader
 
@@ -76,12 +75,6 @@ def check_systems(config: Config) -> None:
                 f"evaluation.systems.{place}.published={settings.published}: the paper's tables have no such row; "
                 f"choose from {', '.join(known)}, or null"
             )
-
-
-def measurement_folder(config: Config, settings: SystemConfig, benchmark: str, temperature: float) -> Path:
-    """Where the samples of a system on a benchmark lie."""
-    system = f"{settings.name}-seed{settings.seed}"
-    return Path(config.evaluation.folder) / benchmark / system / f"t{temperature:g}"
 
 
 def results_of(config: Config, rows: Sequence[dict], home: Path, seconds: dict[str, float]) -> dict:

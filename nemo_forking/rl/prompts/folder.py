@@ -92,6 +92,11 @@ def load_prompts(folder: str | Path) -> tuple[list[Prompt], str]:
         raise UserError(f"{path}: cannot be read: {error}; {_again(folder)}") from None
 
 
+def recorded_inputs(folder: str | Path) -> dict[str, Any]:
+    """What a prepared folder was made from, by configuration key; raises UserError as `load_prompts`."""
+    return _report(Path(folder))["inputs"]
+
+
 def _report(folder: Path) -> dict[str, Any]:
     if not (folder / REPORT).is_file():
         raise UserError(f"{folder}: no prepared prompts (there is no {REPORT}); run {RECIPE}, or set prompts.folder")

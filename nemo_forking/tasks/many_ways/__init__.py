@@ -3,7 +3,7 @@
 See docs/many_ways.md for an example and for why the task shows what set supervised fine-tuning does.
 """
 
-from nemo_forking.tasks.many_ways.generate import generate, write
+from nemo_forking.tasks.many_ways.generate import files, generate, write
 from nemo_forking.tasks.many_ways.parser import answer, follows, route
 from nemo_forking.tasks.many_ways.questions import KINDS, PRACTICE, Question, kind, parse
 from nemo_forking.tasks.many_ways.teachers import TEACHERS, Teacher, experts
@@ -17,6 +17,7 @@ __all__ = [
     "Teacher",
     "answer",
     "experts",
+    "files",
     "follows",
     "generate",
     "kind",

@@ -51,16 +51,21 @@ def generate(count: int, seed: int, split: str = "train") -> Iterator[dict]:
         }
 
 
-def write(folder: str | Path, *, base: int, train: int, heldout: int, seed: int, rl: int = 0) -> None:
-    """Write base.jsonl, train.jsonl and heldout.jsonl, of the given numbers of questions, to `folder`.
+def files(*, base: int, train: int, heldout: int, seed: int, rl: int = 0) -> dict[str, str]:
+    """base.jsonl, train.jsonl and heldout.jsonl, of the given numbers of questions: name -> content.
 
     And rl.jsonl, where it is asked for: the questions of the split `train` that follow the ones in train.jsonl.
     """
     learning = list(generate(train + rl, seed, "train"))
     rows = {"base": generate(base, seed, "base"), "train": learning[:train]}
     rows |= {"heldout": generate(heldout, seed, "heldout")} | ({"rl": learning[train:]} if rl else {})
-    for name, some in rows.items():
-        write_aside(Path(folder) / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in some))
+    return {f"{name}.jsonl": "".join(json.dumps(row) + "\n" for row in some) for name, some in rows.items()}
+
+
+def write(folder: str | Path, **sizes: int) -> None:
+    """Write `files(**sizes)` to `folder`."""
+    for name, content in files(**sizes).items():
+        write_aside(Path(folder) / name, content)
 
 
 def _new_question(rng: random.Random, kind: str, split: str, seen: set[Question]) -> Question:

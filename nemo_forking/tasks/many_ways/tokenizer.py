@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD, END, UNKNOWN = "<|pad|>", "<|im_end|>", "<|unknown|>"
 
@@ -16,6 +19,8 @@ def make_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     One token a character: the line end and the 95 printable ASCII characters, behind three special tokens (padding 0,
     end 1, unknown 2); 99 in all. A model of 128 vocabulary rows leaves room for the tags behind them.
     """
+    from transformers import PreTrainedTokenizerFast  # here, for it takes seconds, and the task's rows need none of it
+
     characters = ["\n", *(chr(code) for code in range(32, 127))]
     ids = {token: index for index, token in enumerate([PAD, END, UNKNOWN, *characters])}
     core = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))

@@ -1,0 +1,162 @@
+"""What became of every stage, told from its files, from who holds the study's lock, and from Slurm."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from nemo_forking.cluster import record, slurm
+from nemo_forking.cluster.complete import lacking
+from nemo_forking.cluster.local import LOCK
+from nemo_forking.cluster.stages import Stage
+from nemo_forking.errors import UserError
+
+QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+COLOURS = {"complete": "green", "running": "cyan", "queued": "blue", "failed": "red", "refused": "red"}
+ERROR = re.compile(r"error|exception|failed|fault|killed|abort", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A stage's state (complete, running, queued, stopped, failed, refused or waiting) and what is to be said of it."""
+
+    stage: Stage
+    state: str
+    detail: str = ""
+
+
+def status(stages: Sequence[Stage], folder: Path) -> list[Told]:
+    """The state of every stage, in the stages' order."""
+    known, at_work = record.jobs(folder), is_at_work(folder)
+    complete: set[str] = set()
+    told = []
+    for stage in stages:
+        one = _told(stage, known.get(stage.name, {}), complete, at_work)
+        if one.state == "complete":
+            complete.add(stage.name)
+        told.append(one)
+    return told
+
+
+def show(told: Sequence[Told], console: Console) -> None:
+    """Print a line for every stage."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "state", ""):
+        table.add_column(name, overflow="fold")
+    for one in told:
+        table.add_row(one.stage.name, one.state, one.detail, style=COLOURS.get(one.state))
+    console.print(table)
+    done = sum(one.state == "complete" for one in told)
+    console.print(f"{done} of {len(told)} stages are complete", style="bold")
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether a process on any machine that sees the folder runs this study, or is submitting it."""
+    try:
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def progress(stage: Stage) -> str:
+    """How far a training run is, "step 12 of 250", by its metrics; nothing for another stage, or before a step."""
+    file = Path(stage.config.run.folder) / "metrics.jsonl"
+    if stage.recipe not in ("ssft", "gfpo") or not file.is_file():
+        return ""
+    for line in reversed(_tail(file)):
+        try:
+            return f"step {json.loads(line)['step']:,} of {stage.config.trainer.max_steps:,}"
+        except (ValueError, KeyError, TypeError):
+            continue  # the last line may be half written
+    return ""
+
+
+def last_error(stage: Stage, job: int | None) -> str:
+    """The line that says why a stage failed: of the run's last_error.txt, else of its job's logs."""
+    file = Path(stage.config.run.folder) / "last_error.txt"
+    if stage.recipe in ("ssft", "gfpo") and file.is_file():
+        if lines := [line.strip() for line in _tail(file) if line.strip()]:
+            return lines[-1]
+    if job is None:
+        return ""
+    logs = slurm.ROOT / os.environ.get(slurm.LOGS, "logs")
+    for log in sorted(logs.glob(f"*-{job}*"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if found := [line.strip() for line in _tail(log) if ERROR.search(line)]:
+            return f"{found[-1]} ({log.name})"
+    return ""
+
+
+def live_state(job: int) -> str:
+    """Whether a job is queued or running; nothing for one that has ended, or that Slurm does not know."""
+    word = slurm.state(job)
+    return "queued" if word in QUEUED else "running" if word in RUNNING else ""
+
+
+def _told(stage: Stage, noted: dict, complete: set[str], at_work: bool) -> Told:
+    waits = [name for name in stage.needs if name not in complete]
+    try:
+        lacks = None if waits else lacking(stage)
+    except UserError as error:
+        return Told(stage, "refused", _line(str(error)))
+    if not waits and lacks is None:
+        return Told(stage, "complete")
+    where = progress(stage)
+    if job := noted.get("job"):
+        state = live_state(job)
+        if state == "running":
+            return Told(stage, state, _joined(where, _since(job), f"job {job}"))
+        if state == "queued":
+            return Told(stage, state, _joined(f"job {job}", f"waits for {', '.join(waits)}" if waits else "", where))
+        if not waits:
+            word = slurm.state(job)
+            error = last_error(stage, job) or f"its job ended, but {lacks}"
+            return Told(stage, "failed", _joined(f"job {job} {word}", where, error))
+    elif noted and not waits:
+        if "error" in noted:
+            return Told(stage, "failed", _joined(where, _line(noted["error"])))
+        if at_work:
+            return Told(stage, "running", _joined(where, f"since {_clock(noted['at'])}", f"process {noted['process']}"))
+    if waits:
+        return Told(stage, "waiting", f"for {', '.join(waits)}")
+    return Told(stage, "stopped" if where else "waiting", _joined(where, lacks or ""))
+
+
+def _since(job: int) -> str:
+    try:
+        done = subprocess.run(["squeue", "-h", "-j", str(job), "-o", "%S"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return f"since {done.stdout.strip().replace('T', ' ')}" if done.stdout.strip() else ""
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _tail(file: Path, size: int = 65_536) -> list[str]:
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - size))
+        return stream.read().decode(errors="replace").splitlines()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
