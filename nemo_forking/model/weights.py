@@ -13,6 +13,7 @@ from megatron.core import parallel_state
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor, nn
 
+from nemo_forking import pulse
 from nemo_forking.errors import UserError
 from nemo_forking.model.hf_folder import EMBEDDING, HEAD, ModelShape, tensor_shape, tensor_shapes
 from nemo_forking.model.names import LAYER, OUTSIDE, fuse, split
@@ -51,6 +52,7 @@ def load(model: nn.Module, source: Source) -> None:
     rank = parallel_state.get_tensor_model_parallel_rank()
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     for name, param in model.named_parameters():
+        pulse.beat()
         names = _hf_names(model, name)
         if model.share_embeddings_and_output_weights and names == [HEAD]:
             names = [EMBEDDING]  # the last pipeline stage's copy, whatever the source holds for the head

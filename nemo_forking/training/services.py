@@ -4,6 +4,7 @@ Neither is among the project's dependencies, and neither may hold up or end a ru
 more is sent. Both take up the run they had when a run is continued; steps that are trained again are sent again.
 """
 
+import contextlib
 import importlib.util
 import os
 import queue
@@ -76,7 +77,8 @@ class Service(ABC):
     def close(self) -> None:
         """Wait a little for what was not sent."""
         if self.thread.is_alive():
-            self.waiting.put(None)
+            with contextlib.suppress(queue.Full):
+                self.waiting.put(None, timeout=PATIENCE)
             self.thread.join(PATIENCE)
             if self.thread.is_alive():
                 self.warn(

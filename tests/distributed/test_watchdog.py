@@ -14,13 +14,12 @@ from nemo_forking.config import Config
 from nemo_forking.errors import Stopped
 from nemo_forking.evaluation.folder import Growing
 from nemo_forking.training import hang, step
-from nemo_forking.training.launch import RankFailed
 from tests.distributed import policy_runs
 from tests.distributed.policy_runs import tiny_policy
 from tests.distributed.runs import Ground, lay_ground, metrics, run, tiny
 from tests.distributed.test_policy_resume import on_call
 
-SOON = {"trainer.hang_minutes": 3 / 60, "trainer.max_steps": 3, "trainer.checkpoint_every": 1}
+SOON = {"trainer.hang_minutes": 4 / 60, "trainer.max_steps": 3, "trainer.checkpoint_every": 1}
 TWO, TENSOR = {"layout.devices": 2}, {"layout.devices": 2, "layout.tensor": 2}
 
 
@@ -69,22 +68,18 @@ def test_a_rank_that_sleeps_in_the_matching_pass_is_named_and_a_second_start_goe
     assert hang.attempts(tmp_path / "hang") == 1
 
 
-def test_a_stopped_rank_is_told_of_by_the_others_and_a_run_that_hangs_there_again_is_given_up(ground, tmp_path):
-    config = tiny(ground, tmp_path, SOON | TENSOR | {"trainer.checkpoint_every": 100})
+def test_a_stopped_rank_is_told_of_by_the_others(ground, tmp_path):
+    config = tiny(ground, tmp_path, SOON | TENSOR)
 
-    def stop_in_step_2(record: dict) -> None:
-        if record["step"] == 2 and os.environ["RANK"] == "1":
+    def stop(record: dict) -> None:
+        if os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGSTOP)
 
     with pytest.raises(Stopped):
-        run(config, stop_in_step_2)
+        run(config, stop)
     summary, stacks = told(config)
     assert summary.splitlines()[1].startswith("  rank 1: silent (stopped, dead or cut off), last heard in ")
     assert list(stacks) == [0]
-
-    with pytest.raises(RankFailed, match="exited with status 70"):
-        run(config, lambda record: time.sleep(10_000))  # in step 1
-    assert "not to be started again" in told(config, 2)[0]
 
 
 def test_rollouts_count_as_progress_of_all_ranks_until_they_stand_still(tmp_path):
