@@ -11,7 +11,7 @@ set -uo pipefail
 attempt=${SLURM_RESTART_COUNT:-0}
 logs=${NEMO_FORKING_LOGS:-logs}
 log=$logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.$attempt      # of this attempt: $log.rank0.log, $log.server0.log, ...
-export NEMO_FORKING_STOPPED=$PWD/$log.stopped         # a rank that exits with 75 leaves this file
+export NEMO_FORKING_STOPPED=$PWD/$log.stopped         # a rank that exits with 75 writes here the signal it heard
 [[ $logs = /* ]] && NEMO_FORKING_STOPPED=$log.stopped
 tool=${NEMO_FORKING_PYTHON:-python3}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -33,7 +33,7 @@ begin() {
     mkdir -p "$logs"
     rm -f "$NEMO_FORKING_STOPPED"
     trap 'hear SIGUSR1' USR1 # before the time limit
-    trap 'hear SIGTERM' TERM # pre-emption, or a node that is drained
+    trap 'hear SIGTERM' TERM # the job is being ended: cancelled, or its nodes are wanted
     local found
     if ! found=$("$tool" -m nemo_forking.cluster.job "$@"); then
         say "not started (the error above)"
@@ -135,8 +135,12 @@ serve() {
         for ((count = 0; ; count++)); do
             healthy "$url" && break
             [ -n "$notice" ] && finish 75
-            if ! kill -0 "$server" 2>/dev/null || [ "$count" -gt 360 ]; then
-                say "the replica $url does not serve: $log.server*.log"
+            if ! kill -0 "$server" 2>/dev/null; then
+                wait "$server" # 75: they were told to end
+                finish $?
+            fi
+            if [ "$count" -gt 360 ]; then
+                say "the replica $url does not serve half an hour after its start: $log.server*.log"
                 finish 1
             fi
             sleep 5
@@ -171,16 +175,12 @@ finish() {
         "$tool" -m nemo_forking.cluster.last_error "$log"
         exit "$status"
     fi
-    # A rank that stops the run by itself, after a hang, is believed three times.
-    [ -n "$notice" ] || echo "$attempt" >>"$logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.stops"
+    [ -n "$notice" ] || notice=$(grep -sm1 . "$NEMO_FORKING_STOPPED") # pre-emption signals the ranks only
     state=$(scontrol show job "$SLURM_JOB_ID" --oneliner | grep -o 'JobState=[A-Z_]*')
     if [ "$state" != JobState=RUNNING ]; then # cancelled, or requeued by Slurm itself
         say "stopped; Slurm has it as ${state#*=}"
     elif [ "$requeue" != true ]; then
         say "stopped; launcher.requeue is false: submit the same command again"
-    elif [ -z "$notice" ] && [ "$(wc -l <"$logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.stops")" -gt 3 ]; then
-        say "stopped by its ranks for the fourth time: not started again"
-        "$tool" -m nemo_forking.cluster.last_error "$log"
     else
         say "stopped${notice:+ after $notice}; requeued, the next attempt goes on"
         scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this script

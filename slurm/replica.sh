@@ -9,7 +9,7 @@ if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
     CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${own[*]}")
 fi
 export VLLM_SERVER_DEV_MODE=1 # fresh weights before every batch of GFPO
-trap 'kill "$child" 2>/dev/null; wait "$child"; exit 0' TERM USR1
+trap 'kill "$child" 2>/dev/null; wait "$child"; exit 75' TERM USR1
 while :; do
     began=$SECONDS
     "${NEMO_FORKING_VLLM:-vllm}" serve "$model" --port "$port" --tensor-parallel-size "$tensor" \

@@ -22,7 +22,7 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={state}/munge.socket,cred_expire=2
+AuthInfo=socket={state}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={state}/controller
 SlurmdSpoolDir={state}/spool.%n
@@ -114,7 +114,7 @@ class Cluster:
         said = self.run("scontrol", "show", "job", str(number), "--oneliner")
         return dict(word.split("=", 1) for word in said.split() if "=" in word)
 
-    def wait(self, number: int, seconds: float = 400) -> dict[str, str]:
+    def wait(self, number: int, seconds: float = 900) -> dict[str, str]:
         """Until the job has ended; what became of it."""
         ends = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE")
         self.wait_until(lambda: self.job(number)["JobState"] in ends, seconds, f"job {number} has not ended")
