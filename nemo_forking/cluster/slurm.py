@@ -47,7 +47,7 @@ class Job:
 
     Attributes:
         script: name in slurm/ without its ending, such as "ssft".
-        overrides: command line of the recipe; the first word of "prepare" may be "prompts" (see slurm/prepare.sbatch).
+        overrides: command line of the recipe; the first word of "prepare" names one (see slurm/prepare.sbatch).
         name: what squeue shows, and the beginning of its logs' names.
         nodes: machines.
         tasks_per_node: ranks on each.

@@ -90,6 +90,10 @@ class Cluster:
         (self.state / f"spool.{name}").mkdir(exist_ok=True)
         self.run(*before, "slurmd", "-f", str(self.configuration), "-N", name)
 
+    def stop_node(self, name: str) -> None:
+        """Ends a node's slurmd in order."""
+        self._end(self.state / f"slurmd.{name}.pid")
+
     def kill_node(self, name: str) -> None:
         """SIGKILL to the node's slurmd and to all that it runs: the machine is gone; Slurm is told so at once."""
         pid = int((self.state / f"slurmd.{name}.pid").read_text())
