@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from nemo_forking.cluster import record, slurm
 from nemo_forking.cluster.complete import lacking
@@ -51,12 +50,11 @@ def status(stages: Sequence[Stage], folder: Path) -> list[Told]:
 
 def show(told: Sequence[Told], console: Console) -> None:
     """Print a line for every stage."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("stage", "state", ""):
-        table.add_column(name, overflow="fold")
+    wide = max(len(one.stage.name) for one in told)
+    console.print(f"{'stage':<{wide}}  state", style="bold")
     for one in told:
-        table.add_row(one.stage.name, one.state, one.detail, style=COLOURS.get(one.state))
-    console.print(table)
+        line = f"{one.stage.name:<{wide}}  {one.state:<8}  {one.detail}".rstrip()
+        console.print(line, style=COLOURS.get(one.state), markup=False, highlight=False, soft_wrap=True)
     done = sum(one.state == "complete" for one in told)
     console.print(f"{done} of {len(told)} stages are complete", style="bold")
 

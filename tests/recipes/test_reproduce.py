@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,58 @@ def test_a_study_killed_in_a_policy_continues_to_the_same_numbers(study, tmp_pat
         assert (folder / place).read_bytes() == (study / place).read_bytes()
     ours, theirs = (json.loads((home / "results.json").read_text()) for home in (folder, study))
     assert all(ours[key] == theirs[key] for key in ("rules", "gfpo", "grpo"))
+
+
+def test_status_tells_complete_stages_and_where_an_unfinished_one_stands(study, tmp_path, capsys):
+    assert set(status(study, capsys).values()) == {"complete"}
+    folder = copy(study, tmp_path)
+    shutil.rmtree(folder / "seed1" / "grpo" / "model")
+    told = status(folder, capsys)
+    assert told.pop("grpo-seed1") == f"stopped step 2 of 2, {folder}/seed1/grpo/model is not exported yet"
+    assert told.pop("evaluation") == "waiting for grpo-seed1" and told.pop("table") == "waiting for evaluation"
+    assert len(told) == 8 and set(told.values()) == {"complete"}
+    assert set(status(tmp_path / "none", capsys).values()) & {"complete"} == set()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_damaged_model_is_exported_again_and_nothing_before_it_is_repeated(study, tmp_path, capsys):
+    folder = copy(study, tmp_path)
+    weights = folder / "seed1" / "grpo" / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-8])
+    assert status(folder, capsys)["grpo-seed1"].startswith("stopped step 2 of 2, ")
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors") if file != weights}
+    samples = {file: file.stat().st_mtime_ns for file in folder.rglob(SAMPLES)}
+    said = finish(folder)
+    assert "is damaged and was renamed to damaged_model" in " ".join(said.split()) and "optimal-seed1: complete" in said
+    assert weights.read_bytes() == whole  # bit for bit, so that its samples stand
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert {file: file.stat().st_mtime_ns for file in samples} == samples
+    assert set(status(folder, capsys).values()) == {"complete"}
+
+
+def test_status_tells_why_a_stage_failed_here(study, tmp_path, capsys):
+    folder = copy(study, tmp_path)
+    shutil.rmtree(folder / "evaluation")
+    (folder / "evaluation").write_text("in the way")
+    done = subprocess.run(command(folder), cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode != 0
+    told = status(folder, capsys)
+    assert told["evaluation"].startswith("failed") and f"{folder}/evaluation" in told["evaluation"]
+    assert told["table"] == "waiting for evaluation"
+
+
+def copy(study: Path, there: Path) -> Path:
+    """The study elsewhere: nothing it depends on is known by its path."""
+    return Path(shutil.copytree(study, there / "run"))
+
+
+def status(folder: Path, capsys) -> dict[str, str]:
+    """Stage -> what --status says of it, in this process."""
+    _, path, *words = command(folder, "--status")
+    assert runpy.run_path(str(ROOT / path))["run"](words) == 0
+    lines = capsys.readouterr().out.splitlines()[1:-1]  # between titles and sum
+    return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
 
 
 def test_another_setting_in_the_same_folder_is_refused_by_name(study, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nemo_forking.cluster.graph import graph
+from nemo_forking.cluster.outlook import expect, size
 from nemo_forking.cluster.stages import SCRIPTS, Stage, written
 from nemo_forking.config import load
 from nemo_forking.plan.plan import make_plan
@@ -183,3 +184,20 @@ def test_a_dry_run_needs_neither_torch_nor_nemo_and_submits_nothing(tmp_path):
     assert [cell.strip() for cell in row.strip("│").split("│")][3:7] == ["1, 3", "1", "8", hours]
     assert "data.source is not set; give data.source=..." in done.stdout
     assert "no model folder (it lacks config.json)" in done.stdout
+
+
+def test_hours_and_disk_in_the_docs_are_what_the_planner_says():
+    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8").split("a test holds this table")[1]
+    title, _, *lines = [line for line in page.split("\n## ")[0].splitlines() if line.startswith("|")]
+    layouts = [cell.strip() for cell in title.strip("|").split("|")][1:-1]
+    told = {}
+    for line in lines:
+        name, *cells = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        told[name] = cells
+    trained = [name for name, stage in stages("math_32b").items() if stage.recipe in ("ssft", "gfpo")]
+    assert [f"{name}-seed1" for name in told] == trained
+    for place, layout in enumerate(layouts):
+        made = stages("math_32b", f"layout={layout}")
+        for name, cells in told.items():
+            expected = expect(made[f"{name}-seed1"], load(["launcher=slurm"]).launcher)
+            assert cells[place] == f"{expected.gpu_hours:.1f}" and cells[-1] == size(expected.disk), (name, layout)
