@@ -164,15 +164,16 @@ def stragglers(lines: list[dict]) -> list[Straggler]:
 
 
 def _state(folder: Path, ranks: list[Rank], began: bool, age: float | None, pace: float | None, now: float) -> State:
-    if any(rank.heard < FRESH for rank in ranks):
-        return "running"
     if (folder / "model" / "provenance.json").exists():
         return "finished"
-    hung = min((_age(file, now) or 0 for file in folder.glob("hang/summary.*.txt")), default=None)
-    failed = _age(folder / "last_error.txt", now)
-    for ended, state in ((hung, "hung"), (failed, "failed")):
-        if ended is not None and (age is None or ended <= age):
-            return state
+    if (folder / "last_error.txt").exists():
+        return "failed"  # the next start removes it
+    heard = min((rank.heard for rank in ranks), default=age)
+    hung = min((_age(file, now) or 0.0 for file in folder.glob("hang/summary.*.txt")), default=None)
+    if hung is not None and (heard is None or hung <= heard):
+        return "hung"
+    if ranks and heard < FRESH:
+        return "running"
     if ranks:
         return "silent"  # killed: its watchdogs had no time to clear up
     if age is not None and age < max(FRESH, 10 * (pace or 0)):

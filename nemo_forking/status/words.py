@@ -38,7 +38,7 @@ def facts(run: RunStatus) -> list[tuple[str, str, str]]:
     if run.age is not None:
         slow = run.state == "running" and run.seconds_per_step and run.age > 10 * run.seconds_per_step + 60
         rows.append(("last step", ago(run.age), FAIR if slow else ""))
-    rows += [("now", text, "") for text in _now(run.ranks)]
+    rows += [("now", text, "") for text in (_now(run.ranks) if run.state == "running" else ())]
     rows.append(("checkpoint", *_checkpoint(run)))
     if run.damaged:
         rows.append(("damaged", f"{', '.join(run.damaged)} in checkpoints/: put aside, not used", BAD))

@@ -27,6 +27,7 @@ from nemo_forking.training import last_error
 from nemo_forking.training.hang import Report, attempts, exit_status, read_reports, summary
 
 TICK = 30.0  # seconds between looks, at most
+STALL = 10.0  # that a slow disk may hold up a look
 
 
 @contextlib.contextmanager
@@ -86,7 +87,7 @@ class Watchdog:
             if self.ended.wait(self.tick):
                 return
             elapsed, looked = time.monotonic() - looked, time.monotonic()
-            idle += min(elapsed, 2 * self.tick)  # more than that: the process itself was stopped (scontrol suspend)
+            idle += min(elapsed, self.tick + STALL)  # more than that: the process itself was stopped (scontrol suspend)
             if self.rank == 0 and size != (size := _size(pulse.now.growing)):
                 pulse.beat()
             if beats != pulse.now.beats:

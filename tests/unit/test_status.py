@@ -100,12 +100,12 @@ def test_states_of_runs_that_are_over(run):
     assert read_run(run).state == "silent"
     (run / "last_error.txt").write_text("rank 0, training of step 41: Traceback\nValueError: no\n")
     assert read_run(run).state == "failed"
+    (run / "last_error.txt").unlink()  # as the next start does
     (run / "hang").mkdir()
     (run / "hang" / "summary.2.txt").write_text("hang: rank 1\n")
     assert read_run(run).state == "hung" and read_run(run).hangs == ["hang: rank 1"]
-    os.utime(run / "metrics.jsonl")  # it goes on
-    assert read_run(run).state == "silent"
-    pulse(run, 0, "training", time.time())
+    os.utime(run / "hang" / "summary.2.txt", (old + 60, old + 60))
+    pulse(run, 0, "training", time.time())  # it goes on
     assert read_run(run).state == "running"
     save(run, "damaged_step_0000020")
     assert ("damaged", "damaged_step_0000020 in checkpoints/: put aside, not used", "bad") in facts(read_run(run))
