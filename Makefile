@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-vllm lint format clean
+.PHONY: help demo study test test-vllm test-slurm lint format clean
 
 export PYTHONPATH := $(CURDIR)
 export OMP_NUM_THREADS ?= 1
@@ -23,6 +23,7 @@ help:
 	@echo "make study   the same with three seeds, every matching rule, more policies (40 minutes)"
 	@echo "make test    lint and all tests (13 minutes)"
 	@echo "make test-vllm  vLLM itself, in an environment of its own: in process and as a server (3 GB once, then a minute)"
+	@echo "make test-slurm  jobs on a real Slurm of three simulated nodes; installs Debian's packages where they are missing (root)"
 	@echo "make lint    ruff only; make format mends what ruff can"
 	@echo "make clean   removes runs/ and caches of this checkout (the environment stays)"
 
@@ -37,6 +38,9 @@ test: lint
 
 test-vllm:
 	@python=$$(tests/serving/vllm_environment); "$$python" -m pytest tests/serving $(ARGS)
+
+test-slurm:
+	@$(environment); NEMO_FORKING_REQUIRE_SLURM=1 "$$python" -m pytest tests/slurm $(ARGS)
 
 lint:
 	@$(environment); "$$python" -m ruff check . && "$$python" -m ruff format --check .

@@ -10,6 +10,7 @@ import pytest
 from nemo_forking.cluster.slurm import LOGS, PYTHON, ROOT
 from nemo_forking.config import load
 from nemo_forking.data.prepare import prepare
+from nemo_forking.rl.prompts import prepare_prompts
 from nemo_forking.tasks import many_ways
 from tests.slurm.cluster import Cluster, install
 
@@ -35,7 +36,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ground(tmp_path_factory) -> list[str]:
-    """Overrides of a small SSFT run on generated data: four ranks, TP 2 x DP 2."""
+    """Overrides of a small run on generated data, which is prepared: traces, and questions of reinforcement learning."""
     folder = tmp_path_factory.mktemp("ground")
     many_ways.make_tokenizer(folder / "tokenizer")
     many_ways.write(folder / "source", base=10, train=64, rl=8, heldout=8, seed=0)
@@ -44,13 +45,17 @@ def ground(tmp_path_factory) -> list[str]:
         f"data.tokenizer={folder}/tokenizer",
         f"data.source=[{folder}/source/train.jsonl]",
         f"data.folder={folder}/data",
+        f"benchmarks.many_ways.source={folder}/source/heldout.jsonl",
+        f"prompts.source=[{folder}/source/rl.jsonl]",
+        f"prompts.folder={folder}/prompts",
         "trainer.log_every=10",
     ]
     prepare(load(overrides).data)
+    prepare_prompts(load(overrides))
     return overrides
 
 
-STEPS = 300  # half a minute to a minute, so that something can happen meanwhile
+STEPS = 200  # half a minute to a minute, so that something can happen meanwhile
 
 
 @pytest.fixture(scope="session")
