@@ -79,12 +79,11 @@ run() {
     srun "${options[@]}" --kill-on-bad-exit=1 --wait=1800 --nodes="$count" --nodelist="$on" \
         --ntasks="$((count * tasks))" --ntasks-per-node="$tasks" --output="$log.$label%t.log" "$@" 2>>"$log.srun.log" &
     step=$!
-    wait "$step"
-    status=$?
-    while kill -0 "$step" 2>/dev/null; do # a signal ended the waiting, not the step
-        wait "$step"
-        status=$?
+    while wait "$step"; status=$?; [ "$status" -gt 128 ] && kill -0 "$step" 2>/dev/null; do
+        : # a signal ended the waiting, not the step
     done
+    wait "$step" # the same again, or the end of a step that came while the signal was handled
+    status=$?
     step=''
     [ -e "$NEMO_FORKING_STOPPED" ] && status=75
     return "$status"
@@ -126,8 +125,8 @@ serve() {
         host=${*:number / replicas + 1:1}
         addresses+=("http://$(address "$host"):$((first + number))")
     done
-    srun "${options[@]}" --nodes=$# --nodelist="$(listed "$@")" --ntasks=$(($# * replicas)) --ntasks-per-node="$replicas" \
-        --distribution=block --output="$log.server%t.log" "${inside[@]}" \
+    srun "${options[@]}" --job-name=serve --nodes=$# --nodelist="$(listed "$@")" --distribution=block \
+        --ntasks=$(($# * replicas)) --ntasks-per-node="$replicas" --output="$log.server%t.log" "${inside[@]}" \
         slurm/replica.sh "$model" "$first" "$tensor" "${serving[@]}" 2>>"$log.srun.log" &
     server=$!
     say "${#addresses[@]} replicas of $model are starting"
@@ -154,10 +153,16 @@ healthy() {
     no_proxy='*' "$tool" -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/health", timeout=5)' "$1" 2>/dev/null
 }
 
-# end_serving: the replicas are ended, so that others can have their GPUs.
+# end_serving: the replicas are ended, so that others can have their GPUs; after a minute, by Slurm.
 end_serving() {
+    local second
     [ -z "$server" ] && return
     kill -TERM "$server" 2>/dev/null
+    for ((second = 0; second < 60; second++)); do
+        kill -0 "$server" 2>/dev/null || break
+        sleep 1
+    done
+    squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format='%i %j' | awk '$2 == "serve" { print $1 }' | xargs -r scancel
     wait "$server"
     server=''
 }

@@ -36,7 +36,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ground(tmp_path_factory) -> list[str]:
-    """Overrides of a small run on generated data, which is prepared: traces, and questions of reinforcement learning."""
+    """Overrides of a small run on generated data, prepared: traces, and questions of reinforcement learning."""
     folder = tmp_path_factory.mktemp("ground")
     many_ways.make_tokenizer(folder / "tokenizer")
     many_ways.write(folder / "source", base=10, train=64, rl=8, heldout=8, seed=0)
