@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from nemo_forking.cluster import record, slurm
 from nemo_forking.cluster.complete import lacking
+from nemo_forking.cluster.last_error import ENDED, by_error
 from nemo_forking.cluster.local import LOCK
 from nemo_forking.cluster.stages import Stage
 from nemo_forking.errors import UserError
@@ -23,7 +23,6 @@ from nemo_forking.errors import UserError
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 COLOURS = {"complete": "green", "running": "cyan", "queued": "blue", "failed": "red", "refused": "red"}
-ERROR = re.compile(r"error|exception|failed|fault|killed|abort", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,20 @@ def progress(stage: Stage) -> str:
     return ""
 
 
-def last_error(stage: Stage, job: int | None) -> str:
-    """The line that says why a stage failed: of the run's last_error.txt, else of its job's logs."""
+def last_error(stage: Stage, job: int) -> str:
+    """Why a job failed: how its first task ended, in Slurm's words, and the last line of the error that a rank left."""
+    logs = slurm.ROOT / os.environ.get(slurm.LOGS, "logs")
+    attempts = sorted(logs.glob(f"*-{job}.*.srun.log"), key=lambda log: log.stat().st_mtime_ns)
+    ended, errors = "", []
+    if attempts:
+        if found := ENDED.search(attempts[-1].read_text(errors="replace")):
+            ended = f"{found[1]}: rank {found[2]}: {found[3]}"
+        errors = list(by_error(attempts[-1].with_name(attempts[-1].name.removesuffix(".srun.log"))))
     file = Path(stage.config.run.folder) / "last_error.txt"
     if stage.recipe in ("ssft", "gfpo") and file.is_file():
-        if lines := [line.strip() for line in _tail(file) if line.strip()]:
-            return lines[-1]
-    if job is None:
-        return ""
-    logs = slurm.ROOT / os.environ.get(slurm.LOGS, "logs")
-    for log in sorted(logs.glob(f"*-{job}*"), key=lambda path: path.stat().st_mtime, reverse=True):
-        if found := [line.strip() for line in _tail(log) if ERROR.search(line)]:
-            return f"{found[-1]} ({log.name})"
-    return ""
+        errors.insert(0, file.read_text(errors="replace"))
+    lines = [line.strip() for error in errors[:1] for line in error.splitlines() if line.strip()]
+    return _joined(ended, *lines[-1:])
 
 
 def live_state(job: int) -> str:
