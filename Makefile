@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-vllm test-slurm lint format clean
+.PHONY: help demo study test test-vllm test-slurm campaign lint format clean
 
 export PYTHONPATH := $(CURDIR)
 export OMP_NUM_THREADS ?= 1
@@ -24,6 +24,7 @@ help:
 	@echo "make test    lint and all tests (13 minutes)"
 	@echo "make test-vllm  vLLM itself, in an environment of its own: in process and as a server (3 GB once, then a minute)"
 	@echo "make test-slurm  jobs on a real Slurm of three simulated nodes; installs Debian's packages where they are missing (root)"
+	@echo "make campaign  100 kills, every file damaged in every way, full disks and read-only folders (40 minutes)"
 	@echo "make lint    ruff only; make format mends what ruff can"
 	@echo "make clean   removes runs/ and caches of this checkout (the environment stays)"
 
@@ -41,6 +42,9 @@ test-vllm:
 
 test-slurm:
 	@$(environment); NEMO_FORKING_REQUIRE_SLURM=1 "$$python" -m pytest tests/slurm $(ARGS)
+
+campaign:
+	@$(environment); for what in "kills --kills 100" corruption disk; do "$$python" -m tests.campaign $$what $(ARGS); done
 
 lint:
 	@$(environment); "$$python" -m ruff check . && "$$python" -m ruff format --check .

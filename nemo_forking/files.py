@@ -1,5 +1,6 @@
 """Files that are seen whole or not at all, and what is in them."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -9,17 +10,41 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nemo_forking.errors import UserError
+from nemo_forking.storage import storing
 
 
 def write_aside(path: Path, content: str | bytes) -> None:
-    """Write a file under another name, push it to the disk, and rename it over `path`; parents are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    """Write a file under another name, push it to the disk, and rename it over `path`; parents are made.
+
+    Raises UserError where the disk is full, or the folder not to be written.
+    """
+    with storing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.partial")
+        with aside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Push a file, or a folder's list of names, to the disk: a rename outlives a crash of the machine only then."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that know no such thing of folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def flush_all(folder: Path) -> None:
+    """Push all that a folder holds to the disk, before a rename makes it count."""
+    for path in (*folder.rglob("*"), folder):
+        flush(path)
 
 
 def file_hash(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Processes that do not outlive the one that started them."""
+"""Of a run's processes: which is the first, and none that outlives the one that started it."""
 
 import ctypes
 import os
@@ -8,6 +8,11 @@ from contextlib import contextmanager
 
 PR_SET_PDEATHSIG = 1
 _together = False
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the first, or the only one."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
 
 
 def end_with_parent() -> None:

@@ -135,7 +135,7 @@ def _model(stage: Stage, identity_of: Callable[[Config], dict]) -> Iterator[str]
         return
     if problem := damaged_model(config):
         yield problem
-    if not finished(config, identity_of(config)):
+    if not finished(config, identity_of(config), quick=True):
         yield f"{folder / 'model'} is not exported yet"
 
 

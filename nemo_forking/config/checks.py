@@ -67,7 +67,7 @@ def _same_as_base(config: Config) -> Iterator[str]:
     try:
         base = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        yield f"model.base: {file} cannot be read ({error})"
+        yield f"model.base: {file} cannot be read ({error}); copy it from the model anew"
         return
     for ours, theirs in SAME_IN_BASE.items():
         value = getattr(config.model, ours)

@@ -35,10 +35,10 @@ def load_tokenizer(folder: str | Path):
     talk.setLevel(logging.ERROR)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises nothing more special
         raise UserError(
             f"{folder} holds no tokenizer that transformers can load ({error}); it needs tokenizer.json and "
-            "tokenizer_config.json"
+            "tokenizer_config.json: copy both from the model anew"
         ) from error
     finally:
         talk.setLevel(level)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nemo_forking.errors import UserError
+from nemo_forking.files import flush, flush_all
+from nemo_forking.storage import storing
 
 
 @contextmanager
@@ -25,29 +27,30 @@ def written_aside(folder: Path, mark: str, key: str = "data.folder") -> Iterator
         key: of the configuration, which names the folder; for messages.
 
     Raises:
-        UserError: `folder` holds something else, or another process is at work on it.
+        UserError: `folder` holds something else, another process is at work on it, or the disk is full or read-only.
     """
     if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no prepared data (it lacks {mark}); remove it or set {key}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.partial")
-    aside.mkdir(exist_ok=True)
-    lock = os.open(aside, os.O_RDONLY)
-    try:
+    with storing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = folder.with_name(f".{folder.name}.partial")
+        aside.mkdir(exist_ok=True)
+        lock = os.open(aside, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the system when the process dies
-        except BlockingIOError:
-            raise UserError(f"another process is preparing {folder}; wait for it, or set {key}") from None
-        try:
-            _clear(aside)
-            yield aside
-            _sync(aside)
-            _replace(folder, aside)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the system when the process dies
+            except BlockingIOError:
+                raise UserError(f"another process is preparing {folder}; wait for it, or set {key}") from None
+            try:
+                _clear(aside)
+                yield aside
+                flush_all(aside)
+                _replace(folder, aside)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+        finally:
+            os.close(lock)
 
 
 def _replace(folder: Path, aside: Path) -> None:
@@ -58,15 +61,10 @@ def _replace(folder: Path, aside: Path) -> None:
     if folder.exists():
         os.rename(folder, old)
     os.rename(aside, folder)
+    flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _sync(folder: Path) -> None:
-    for file in folder.iterdir():
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())

@@ -11,6 +11,7 @@
     settings.json    what the samples depend on, and how they were drawn
     grading.json     the grader, and the samples its verdicts belong to
     metrics.json     what `metrics.summarise` makes of it
+Every line of these ends in a CRC-32 of its own.
 `<name>.partial` grows line by line and is renamed when it is whole, so that a kill loses what is in flight only.
 """
 
@@ -23,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemo_forking.checksums import checked, with_crc
 from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
 
@@ -93,13 +95,13 @@ class Growing:
     def add(self, line: dict) -> None:
         """Writes one line through to the operating system."""
         self.lines[key_of(line)] = line
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(with_crc(line) + "\n")
         self._file.flush()
 
     def finish(self, keys: Sequence[Key]) -> list[dict]:
         """Puts the lines in order, writes the finished file and drops the partial one."""
         ordered = [self.lines[key] for key in keys]
-        write_aside(self.path, "".join(json.dumps(line) + "\n" for line in ordered))
+        write_aside(self.path, "".join(with_crc(line) + "\n" for line in ordered))
         self.partial.unlink()
         return ordered
 
@@ -140,8 +142,10 @@ def load_joined(folder: Path) -> list[dict]:
 
 def _parse(line: str, path: Path, number: int) -> dict:
     try:
-        parsed = json.loads(line)
+        parsed = checked(line)
         key_of(parsed)
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path}, line {number}: not a line of this file; remove the file to make it anew") from None
+        raise UserError(
+            f"{path}, line {number}: not a line of this file as it was written; remove the file to make it anew"
+        ) from None
     return parsed

@@ -11,6 +11,7 @@ from nemo_forking.engines.progress import track
 from nemo_forking.evaluation.folder import GRADING, SAMPLES, VERDICTS, Growing, key_of, load_lines
 from nemo_forking.files import file_hash, write_aside
 from nemo_forking.rewards import Grader, Item
+from nemo_forking.storage import storing
 
 
 def grade_samples(
@@ -41,7 +42,7 @@ def grade_samples(
         )
         if path.exists():
             return load_lines(path)
-        with Growing(path) as growing:
+        with storing(folder), Growing(path) as growing:
             todo = {str(number): key for number, key in enumerate(samples) if key not in growing.lines}
             items = [Item(number, samples[key]["text"], gold[key[0]], key[0]) for number, key in todo.items()]
             for number, graded in track(grader.stream(items), len(items), progress):

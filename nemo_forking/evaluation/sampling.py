@@ -18,12 +18,14 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from nemo_forking.checksums import SUMS, read_sums
 from nemo_forking.config.evaluation import TagMode
 from nemo_forking.engines import Completion, Engine, Request, request_seed
 from nemo_forking.engines.progress import track
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation.folder import SAMPLES, SETTINGS, TAGS, Growing, Key, key_of, load_lines
 from nemo_forking.files import file_hash, write_aside
+from nemo_forking.storage import storing
 from nemo_forking.tags import Tags
 
 
@@ -112,11 +114,22 @@ def draw_samples(
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 over a model folder's config and weights, so that samples of other weights are not mistaken for its."""
-    digest = hashlib.sha256()
+    """SHA-256 over a model folder's config and weights, so that samples of other weights are not mistaken for its.
+
+    Raises:
+        UserError: a file is not what the folder's checksums, where it has some, say was written.
+    """
+    digest, sums = hashlib.sha256(), read_sums(folder) if (folder / SUMS).exists() else {}
+    if isinstance(sums, str):
+        raise UserError(f"{folder}: {sums}; bring back a good copy of the model, or export it again")
     for file in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
         about = file.stat()
-        digest.update(file.name.encode() + _hash_once(file.resolve(), about.st_size, about.st_mtime_ns))
+        found = _hash_once(file.resolve(), about.st_size, about.st_mtime_ns)
+        if file.name in sums and sums[file.name]["sha256"] != found.hex():
+            raise UserError(
+                f"{file}: not what was written (its SHA-256 differs); bring back a good copy, or export again"
+            )
+        digest.update(file.name.encode() + found)
     return digest.hexdigest()
 
 
@@ -180,7 +193,7 @@ def _collect(engine: Engine, requests: dict[Key, Request], line_of, path: Path, 
     if path.exists():
         return _complete(path, len(requests))
     key_by_id = {request.id: key for key, request in requests.items()}
-    with Growing(path) as growing:
+    with storing(path.parent), Growing(path) as growing:
         there = {requests[key].id for key in growing.lines}
         for done in track(engine.rest(list(requests.values()), there), len(requests) - len(there), progress):
             question, slot, round_ = key = key_by_id[done.request_id]

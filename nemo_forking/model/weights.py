@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from nemo_forking import pulse
 from nemo_forking.errors import UserError
+from nemo_forking.files import flush, flush_all
 from nemo_forking.model.hf_folder import EMBEDDING, HEAD, ModelShape, tensor_shape, tensor_shapes
 from nemo_forking.model.names import LAYER, OUTSIDE, fuse, split
 from nemo_forking.model.shards import SHARD_BYTES, Shard, lay_out, plan_shards, put, write_index
 from nemo_forking.model.sources import Source
+from nemo_forking.storage import storing
 
 
 def qwen2_shape(config) -> ModelShape:
@@ -107,13 +109,42 @@ def stage_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield from zip(_hf_names(model, name), split(qwen2_shape(model.config), name, part), strict=True)
 
 
-def export(chunks: list[nn.Module], folder: Path, *, hf_config: dict, tokenizer, provenance: dict) -> Path:
+def export(
+    chunks: list[nn.Module],
+    folder: Path,
+    *,
+    hf_config: dict,
+    tokenizer,
+    provenance: dict,
+    seal: Callable[[Path], None] | None = None,
+) -> Path:
     """Write a Hugging Face folder that `transformers` loads, in files of at most SHARD_BYTES bytes of tensors.
 
     Every tensor is written as soon as it is gathered, so that no rank holds more than one beside its own part; the
     files are the same under every layout. The folder is written aside and renamed when whole. Every rank must call it;
-    collectives: all-gathers over TP, world barriers.
+    collectives: all-gathers over TP, world barriers. `seal`, called on every rank, writes down what the folder holds
+    (training.integrity); without it the folder is for the moment only, and is not pushed to the disk either.
+
+    Raises UserError where the disk is full, or the folder not to be written.
     """
+    with storing(folder.parent):
+        aside = _write(chunks, folder, hf_config, tokenizer, provenance)
+        if seal:
+            seal(aside)
+        if dist.get_rank() == 0:
+            if seal:
+                flush_all(aside)
+            if folder.exists():
+                shutil.rmtree(folder)
+            aside.rename(folder)
+            if seal:
+                flush(folder.parent)
+    dist.barrier()
+    return folder
+
+
+def _write(chunks: list[nn.Module], folder: Path, hf_config: dict, tokenizer, provenance: dict) -> Path:
+    """Write all files, under another name."""
     aside, stage = folder.with_name(f".{folder.name}.partial"), parallel_state.get_pipeline_model_parallel_rank()
     dtype = next(chunks[0].parameters()).dtype
     shapes = tensor_shapes(qwen2_shape(chunks[0].config))
@@ -135,12 +166,12 @@ def export(chunks: list[nn.Module], folder: Path, *, hf_config: dict, tokenizer,
         (aside / f".{stage}.names").write_text(json.dumps(written))
     dist.barrier()
     if dist.get_rank() == 0:
-        _finish(aside, folder, shards, hf_config, tokenizer, provenance)
+        _finish(aside, shards, hf_config, tokenizer, provenance)
     dist.barrier()
-    return folder
+    return aside
 
 
-def _finish(aside: Path, folder: Path, shards: list[Shard], hf_config: dict, tokenizer, provenance: dict) -> None:
+def _finish(aside: Path, shards: list[Shard], hf_config: dict, tokenizer, provenance: dict) -> None:
     missing = {name for shard in shards for name in shard.places}
     for names in aside.glob(".*.names"):
         missing -= set(json.loads(names.read_text()))
@@ -151,6 +182,3 @@ def _finish(aside: Path, folder: Path, shards: list[Shard], hf_config: dict, tok
     (aside / "config.json").write_text(json.dumps(hf_config, indent=1))
     (aside / "provenance.json").write_text(json.dumps(provenance, indent=1))
     tokenizer.save_pretrained(aside)
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)

@@ -5,12 +5,12 @@ Shape letters: Q questions, N tags, G rollouts of a question.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from nemo_forking.checksums import checked, with_crc
 from nemo_forking.data.traces import epoch_order
 from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
@@ -71,7 +71,7 @@ class Batch:
         """Write `folder`/rollouts.json; floats keep all their digits."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
-        write_aside(folder / FILE, json.dumps(plain) + "\n")
+        write_aside(folder / FILE, with_crc(plain) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Batch | None:
@@ -84,7 +84,7 @@ class Batch:
         if not file.exists():
             return None
         try:
-            plain = json.loads(file.read_text(encoding="utf-8"))
+            plain = checked(file.read_text(encoding="utf-8"))
             lists = {name: plain.pop(name) for name in ("questions", "kinds")}
             return cls(**lists, **{name: np.asarray(value) for name, value in plain.items()})
         except (ValueError, TypeError, KeyError):

@@ -13,7 +13,6 @@ Shape letters: Q questions, N tags, G rollouts of a question.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nemo_forking.checksums import checked, with_crc
 from nemo_forking.config import Config
 from nemo_forking.config.evaluation import SystemConfig
 from nemo_forking.engines import request_seed
@@ -97,7 +97,7 @@ class Collector:
             "reused": {name: int(found.batch.drawn_at_Q[found.row]) for name, found in earlier.items()},
         }
         folder.mkdir(parents=True, exist_ok=True)
-        write_aside(folder / FORK, json.dumps(fork) + "\n")
+        write_aside(folder / FORK, with_crc(fork) + "\n")
 
     def needs_engine(self, number: int) -> bool:
         """Whether completions of the batch are missing, so that the policy's present weights must be exported."""
@@ -187,7 +187,7 @@ class Collector:
         if not file.exists():
             return None
         try:
-            fork = json.loads(file.read_text(encoding="utf-8"))
+            fork = checked(file.read_text(encoding="utf-8"))
             same = fork["identity"] == self.identity
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{file}: damaged; remove {file.parent} to draw this batch anew") from None

@@ -5,7 +5,6 @@ checksums of all of them. One that is damaged is put aside, and the one before i
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -18,10 +17,15 @@ from nemo.lightning import MegatronStrategy
 from rich.console import Console
 from torch.distributed.checkpoint.api import CheckpointException
 
+from nemo_forking.checksums import wrong_sizes
 from nemo_forking.errors import UserError
+from nemo_forking.files import flush, flush_all, write_aside
 from nemo_forking.processes import ending_together
+from nemo_forking.storage import storing
 from nemo_forking.training.identity import check_same
 from nemo_forking.training.integrity import damage, seal
+
+METRICS = "metrics.jsonl"  # of the run; a copy lies in every checkpoint
 
 console = Console(stderr=True)
 
@@ -31,10 +35,17 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep_last: int):
         self.folder, self.keep_last = folder, keep_last
+        self.metrics = folder.parent / METRICS
 
     def latest(self) -> Path | None:
         """The newest checkpoint; parts of one that a kill left behind are never taken for it."""
         return max(self.folder.glob("step_*"), default=None)
+
+    def _agreed_latest(self) -> Path | None:
+        """`latest` as rank 0 sees it: a shared file system may show other nodes an older state. One broadcast."""
+        found = [self.latest() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(found, src=0)
+        return found[0]
 
     def has(self, step: int) -> bool:
         """Whether a step is saved, the same on every rank. One broadcast (world)."""
@@ -46,6 +57,11 @@ class Checkpoints:
         """Every rank calls it. `extra` (json) is rank 0's. Collectives: Megatron's own, and world barriers."""
         if strategy.ddp_config.overlap_param_gather:  # else the others' share of the step arrives with the next forward
             strategy.megatron_parallel.force_param_sync()
+        with storing(self.folder):
+            self._write(strategy, step, extra)
+        dist.barrier()
+
+    def _write(self, strategy: MegatronStrategy, step: int, extra: dict) -> None:
         final = self._path(step)
         aside = final.with_name(f".{final.name}.partial")
         if dist.get_rank() == 0:
@@ -59,14 +75,30 @@ class Checkpoints:
         if dist.get_rank() == 0:
             facts = {"step": step, "distributed_optimizer": strategy.ddp_config.use_distributed_optimizer}
             (aside / "extra.json").write_text(json.dumps(facts | extra))
+            if self.metrics.exists():
+                shutil.copyfile(self.metrics, aside / METRICS)
         seal(aside)
         if dist.get_rank() == 0:
-            _flush(aside)
+            flush_all(aside)
+            if wrong := wrong_sizes(aside):
+                raise UserError(
+                    f"{aside}: not what was written ({', '.join(wrong)}); the checkpoints before it stay as they are. "
+                    "remedy: have the file system looked at, then start the same command again"
+                )
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
-            for old in sorted(self.folder.glob("step_*"))[: -self.keep_last]:
+            flush(self.folder)
+            self._prune()
+
+    def _prune(self) -> None:
+        """Delete what the newest checkpoints, which are whole, have made superfluous."""
+        steps = sorted(self.folder.glob("step_*"))
+        for old in steps[: -self.keep_last]:
+            shutil.rmtree(old)
+        for old in sorted(self.folder.glob("damaged_step_*")):
+            if old.name.removeprefix("damaged_") < steps[-self.keep_last :][0].name:
+                console.print(f"{old} was deleted: later checkpoints are whole", style="yellow")
                 shutil.rmtree(old)
-        dist.barrier()
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step_{step:07d}"
@@ -79,14 +111,18 @@ class Checkpoints:
         Raises:
             UserError: all are damaged; or as `load`.
         """
-        while path := self.latest():
+        while path := self._agreed_latest():
             problems = damage(path)
             if not problems:
-                return self.load(strategy, path, identity)
+                extra = self.load(strategy, path, identity)
+                self._bring_back_metrics(path)
+                return extra
             if dist.get_rank() == 0:
                 aside = path.with_name(f"damaged_{path.name}")
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
+                with storing(self.folder):
+                    shutil.rmtree(aside, ignore_errors=True)
+                    path.rename(aside)
+                    flush(self.folder)
                 console.print(
                     f"{path} is damaged and was renamed to {aside.name}: {'; '.join(problems)}", style="yellow"
                 )
@@ -95,6 +131,17 @@ class Checkpoints:
             f"no checkpoint in {self.folder} is whole (see the warnings above); nothing was changed but their names. "
             "remedy: bring back a good copy as step_<n>, or delete the folder to start the run again"
         )
+
+    def _bring_back_metrics(self, path: Path) -> None:
+        """Make the run's metrics what they were at a checkpoint; steps after it will be trained, and told, again."""
+        kept = path / METRICS
+        if dist.get_rank() != 0 or not kept.exists():
+            return
+        there, wanted = self.metrics.read_bytes() if self.metrics.exists() else b"", kept.read_bytes()
+        if not there.startswith(wanted):
+            console.print(f"{self.metrics} is damaged and was replaced by {kept}", style="yellow")
+        if there != wanted:
+            write_aside(self.metrics, wanted)
 
     def load(self, strategy: MegatronStrategy, path: Path, identity: dict) -> dict:
         """Restore model and optimizer under the present layout; returns `extra`.
@@ -175,12 +222,3 @@ def _allow_loading(optimizer: DistributedOptimizer) -> None:
         set_states(optimizer, model_param, {"step": state["step"], **tensors})
 
     optimizer._set_main_param_and_optimizer_states = set_states_and_step
-
-
-def _flush(folder: Path) -> None:
-    """Push every file to the disk before the rename makes the folder count."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            handle = os.open(file, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)

@@ -9,10 +9,17 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from nemo_forking.checksums import record_problem
+from rich.console import Console
+
+from nemo_forking.checksums import SUMS, folder_problems, record_problem
 from nemo_forking.config import Config
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
+from nemo_forking.processes import is_first_rank
+
+SMALL = 64 * 2**20  # bytes; more is weights
+
+console = Console(stderr=True)
 
 
 def set_identity(config: Config, file: TokenFile) -> dict:
@@ -78,18 +85,49 @@ def _identity_of(record: Path) -> dict | None:
         if record_problem(record):
             return None
         return json.loads(record.read_text())["identity"]
-    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError):
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError):
         return None
 
 
-def finished(config: Config, identity: dict) -> bool:
-    """Whether the run folder holds the exported model of just this run.
+def finished(config: Config, identity: dict, *, quick: bool = False) -> bool:
+    """Whether the run folder holds the exported model of just this run, as it was written; `quick` reads no weights.
 
-    Raises UserError when that model, or the newest checkpoint, is another run's: before anything there is touched.
+    A damaged one is exported again from the newest checkpoint, with a warning. Raises UserError when that model, or
+    the newest checkpoint, is another run's, or when there is no checkpoint to export a damaged model from: before
+    anything there is touched.
     """
     folder = Path(config.run.folder)
-    provenance = folder / "model" / "provenance.json"
-    for record in (provenance, *sorted(folder.glob("checkpoints/step_*/extra.json"))[-1:]):
+    model, checkpoints = folder / "model", sorted(folder.glob("checkpoints/step_*"))
+    for record in (model / "provenance.json", *(path / "extra.json" for path in checkpoints[-1:])):
         if record.exists() and (found := _identity_of(record)):
             check_same(found, identity, record.parent)
-    return provenance.exists() and _identity_of(provenance) is not None
+    if not model.exists():
+        return False
+    problems = folder_problems(model, SMALL if quick else None)
+    if not problems and _identity_of(model / "provenance.json") is None:
+        problems = ["provenance.json is missing or damaged"]
+    if not problems:
+        return True
+    if not checkpoints:
+        raise UserError(
+            f"{model} is damaged ({'; '.join(problems)}), and {folder} has no checkpoint to export it from again. "
+            f"remedy: bring back a good copy, or delete {model} to train anew"
+        )
+    if is_first_rank():
+        console.print(f"{model} is damaged and is exported again: {'; '.join(problems)}", style="yellow")
+    return False
+
+
+def check_base_whole(config: Config) -> None:
+    """Refuse a base model with checksums whose files are not what was written, before a run first reads its weights.
+
+    Raises UserError naming the files.
+    """
+    base = Path(config.model.base)
+    if list(Path(config.run.folder).glob("checkpoints/step_*")):
+        return
+    if problems := folder_problems(base):
+        raise UserError(
+            f"model.base={base} is damaged: {'; '.join(problems)}. remedy: bring back a good copy, or start the run "
+            f"that made it again, which exports it anew (remove {base / SUMS} only if you changed the files yourself)"
+        )

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from nemo_forking.checksums import SUMS, difference, file_facts, read_sums
+from nemo_forking.checksums import SUMS, difference, file_facts, read_sums, untold
 from nemo_forking.files import write_aside
 
 
 def seal(folder: Path) -> None:
     """Write the size and SHA-256 of every file in the folder to `checksums.json` there.
 
-    Every rank calls it and hashes what it wrote itself; global rank 0 hashes what belongs to no rank. One gather.
+    Every rank calls it and hashes what it wrote itself, or its share of a model's files; global rank 0 hashes what
+    belongs to no rank. One gather.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     owner = {path: _owner(path, world) for path in folder.rglob("*") if path.is_file() and path.name != SUMS}
@@ -25,7 +26,7 @@ def seal(folder: Path) -> None:
     dist.gather_object(mine, everyone, dst=0)
     if rank == 0:
         files = {name: facts for share in everyone for name, facts in share.items()}
-        write_aside(folder / SUMS, json.dumps(files, indent=1))
+        write_aside(folder / SUMS, json.dumps(dict(sorted(files.items())), indent=1))
     dist.barrier()
 
 
@@ -43,10 +44,12 @@ def damage(folder: Path) -> list[str]:
     mine = [line for name in sorted(files)[rank::world] if (line := difference(folder / name, files[name]))]
     everyone = [None] * world
     dist.all_gather_object(everyone, mine)
-    return [line for share in everyone for line in share]
+    return [line for share in everyone for line in share] + untold(folder, files)
 
 
 def _owner(path: Path, world: int) -> int:
-    """The rank that wrote a file: Megatron's shards are __<rank>_<number>.distcp."""
-    shard = re.fullmatch(r"__(\d+)_\d+\.distcp", path.name)
-    return int(shard[1]) if shard and int(shard[1]) < world else 0
+    """The rank that hashes a file: shards __<rank>_<number>.distcp their writer, a model's weights all in turn."""
+    if shard := re.fullmatch(r"__(\d+)_\d+\.distcp", path.name):
+        return int(shard[1]) if int(shard[1]) < world else 0
+    weights = re.fullmatch(r"model-(\d+)-of-\d+\.safetensors", path.name)
+    return int(weights[1]) % world if weights else 0

@@ -25,10 +25,11 @@ from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import Stopped, UserError
 from nemo_forking.model.base import check_base
-from nemo_forking.processes import end_with_parent
+from nemo_forking.processes import end_with_parent, is_first_rank
+from nemo_forking.storage import storing
 from nemo_forking.training import hang, quiet
 from nemo_forking.training.fp8 import check_fp8
-from nemo_forking.training.identity import finished, set_identity
+from nemo_forking.training.identity import check_base_whole, finished, set_identity
 from nemo_forking.training.services import check_services
 
 
@@ -55,6 +56,8 @@ def run_ranks(module: str, function: str, config: Config) -> None:
     check_services(config)
     if config.model.base:
         check_base(config.model.base, config.model)
+        if is_first_rank():
+            check_base_whole(config)
     # Megatron's order of communication and computation on a GPU under tensor parallelism; read when CUDA starts
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     # What NeMo takes for NCCL's timeout: ranks wait at a barrier while one writes a pipeline stage's weights
@@ -64,14 +67,15 @@ def run_ranks(module: str, function: str, config: Config) -> None:
     if is_first_rank():
         save_resolved(config, config.run.folder)
     if launched:
-        train(config)
+        _told(train, config)
     else:
-        fork_ranks(train, config.layout.processes, config)
+        fork_ranks(_told, config.layout.processes, train, config)
 
 
-def is_first_rank() -> bool:
-    """Whether this process is the first, or the only one."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+def _told(train: Callable, config: Config) -> Any:
+    """In a rank: train; what the file system refuses anywhere is told as that."""
+    with storing(config.run.folder):
+        return train(config)
 
 
 def check_launch(config: Config) -> bool:

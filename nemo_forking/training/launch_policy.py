@@ -11,12 +11,13 @@ from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation.measure import System
+from nemo_forking.processes import is_first_rank
 from nemo_forking.rewards.several import open_graders
 from nemo_forking.rl.batches import questions_of_batch
 from nemo_forking.rl.prompts import Prompt, load_prompts
 from nemo_forking.tags import make_tags, tag_text
 from nemo_forking.training.identity import finished, policy_identity
-from nemo_forking.training.launch import is_first_rank, run_ranks
+from nemo_forking.training.launch import run_ranks
 
 
 def start_policy(config: Config) -> None:

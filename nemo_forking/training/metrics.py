@@ -60,7 +60,7 @@ class Metrics:
         if not self.file.exists():
             return
         kept = []
-        for number, line in enumerate(self.file.read_text().splitlines(keepends=True), 1):
+        for number, line in enumerate(self.file.read_text(errors="replace").splitlines(keepends=True), 1):
             if not line.endswith("\n"):
                 break  # a kill may leave half a line
             try:

@@ -31,7 +31,7 @@ def train_policy(config: Config, after_step: Callable[[dict], None] | None = Non
 
     def make_step(model, stop: StopRequest) -> PolicyStep:
         def export_to(folder: Path) -> None:
-            export(config, model, folder, tokenizer, tags, identity)
+            export(config, model, folder, tokenizer, tags, identity, keep=False)
 
         return PolicyStep(config, prompts, form, tags, Collector(config, tags, identity), export_to, stop)
 

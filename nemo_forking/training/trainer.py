@@ -25,6 +25,7 @@ from nemo_forking.tags import Tags, add_to_tokenizer, make_tags
 from nemo_forking.training import quiet
 from nemo_forking.training.checkpoint import Checkpoints, unwrapped
 from nemo_forking.training.fp8 import precision_settings
+from nemo_forking.training.integrity import seal
 from nemo_forking.training.loop import Loop
 from nemo_forking.training.set_loop import SetLoop
 from nemo_forking.training.step import SetStep
@@ -89,8 +90,10 @@ def fit(config: Config, model: ForkingQwen2Model, loop: Loop, tokenizer: PreTrai
     return loop.last
 
 
-def export(config: Config, model: MegatronParallel, folder: Path, tokenizer, tags: Tags, identity: dict) -> None:
-    """Write the model as a Hugging Face folder; every rank calls it."""
+def export(
+    config: Config, model: MegatronParallel, folder: Path, tokenizer, tags: Tags, identity: dict, *, keep: bool = True
+) -> None:
+    """Write the model as a Hugging Face folder, with checksums where it is to be kept; every rank calls it."""
     if config.layout.overlap_param_gather:  # else the others' share of the last step arrives with the next forward
         model.force_param_sync()
     with pulse.phase("export", growing=folder.with_name(f".{folder.name}.partial")):
@@ -100,6 +103,7 @@ def export(config: Config, model: MegatronParallel, folder: Path, tokenizer, tag
             hf_config=hf_config(config, tokenizer),
             tokenizer=add_to_tokenizer(tokenizer, tags),
             provenance={"run": config.run.name, "identity": identity, "tags": asdict(tags)},
+            seal=seal if keep else None,
         )
 
 

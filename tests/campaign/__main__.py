@@ -36,10 +36,12 @@ def main() -> int:
     disk = commands.add_parser("disk", help="a full disk and a read-only folder at every kind of write")
     for command in (kills, corruption, disk):
         command.add_argument("--recipe", choices=("ssft", "gfpo", "both"), default="both")
-        command.add_argument("--folder", type=Path, help="to work in; kept (default: a temporary one)")
+        command.add_argument("--folder", type=Path, help="an empty one to work in; kept (default: a temporary one)")
     args = parser.parse_args()
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
+        if any(args.folder.iterdir()):
+            parser.error(f"--folder {args.folder} is not empty")
         return run(args, args.folder.resolve())
     folder = Path(tempfile.mkdtemp(prefix="campaign"))
     status = run(args, folder)
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace, folder: Path) -> int:
     """Run one campaign in a folder; the exit status."""
     from rich.console import Console
 
-    from tests.campaign import kills
+    from tests.campaign import corruption, disk, kills
     from tests.campaign.ground import LAYOUTS, RECIPES
 
     recipes, console = RECIPES if args.recipe == "both" else (args.recipe,), Console()
@@ -62,6 +64,12 @@ def run(args: argparse.Namespace, folder: Path) -> int:
         layouts = tuple(args.layouts or LAYOUTS)
         report = kills.campaign(folder, args.kills, args.seed, recipes, layouts=layouts, mixed=args.mixed)
         kills.show(report, console)
+    elif args.command == "corruption":
+        report = corruption.campaign(folder, recipes, every=args.every, only=args.only)
+        corruption.show(report, console)
+    else:
+        report = disk.campaign(folder, recipes)
+        disk.show(report, console)
     return 1 if report.failures else 0
 
 

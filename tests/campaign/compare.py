@@ -8,15 +8,23 @@ import numpy as np
 from nemo_forking.training.metrics import OF_THE_MACHINE
 from tests.distributed.runs import weights
 
-UNLIKE = (".metadata", "checksums.json")  # torch writes a random id into the first, which the second then hashes
+# torch writes a random id into the first, the second tells of times, and the third hashes both
+UNLIKE = (".metadata", "metrics.jsonl", "checksums.json")
 ROLLOUTS = ("fork.json", "samples.jsonl", "verdicts.jsonl", "rollouts.json")
 
 
-def differences(run: Path, whole: Path, *, exact: bool = True) -> list[str]:
-    """A line for each thing in which a run differs from the undisturbed one; with `exact`, bit for bit."""
+def differences(run: Path, whole: Path, *, exact: bool = True, stale: bool = True) -> list[str]:
+    """A line for each thing in which a run differs from the undisturbed one.
+
+    Args:
+        run: folder of the run.
+        whole: that of the undisturbed one.
+        exact: bit for bit, or to float32's accuracy.
+        stale: whether half-written files left behind count.
+    """
     if not (run / "model").is_dir():
         return ["nothing was exported"]
-    found = _metrics(run, whole, exact) + _left_behind(run)
+    found = _metrics(run, whole, exact) + (_left_behind(run) if stale else [])
     if not exact:
         return found + _close_weights(run, whole)
     last = max(path.name for path in (whole / "checkpoints").glob("step_*"))
@@ -32,14 +40,17 @@ def _bytes(run: Path, whole: Path, folder: str, names: tuple[str, ...] | None = 
         there, wanted = there & set(names), wanted & set(names)
     found = [f"{folder}/{name} is missing" for name in sorted(wanted - there)]
     found += [f"{folder}/{name} should not be there" for name in sorted(there - wanted)]
-    for name in sorted(wanted & there - set(UNLIKE)):
+    for name in sorted(wanted & there - set(UNLIKE if folder.startswith("checkpoints") else ())):
         if (run / folder / name).read_bytes() != (whole / folder / name).read_bytes():
             found.append(f"{folder}/{name} differs")
     return found
 
 
 def _metrics(run: Path, whole: Path, exact: bool) -> list[str]:
-    got, wanted = (_records(home) for home in (run, whole))
+    try:
+        got, wanted = (_records(home) for home in (run, whole))
+    except ValueError as error:
+        return [f"metrics.jsonl: {error}"]
     if [line["step"] for line in got] != [line["step"] for line in wanted]:
         return [f"metrics.jsonl has the steps {[line['step'] for line in got]}"]
     found = []

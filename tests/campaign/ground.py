@@ -50,8 +50,15 @@ class Ground:
         return Ground(home)
 
     def config(self, recipe: str, folder: Path, changes: dict | None = None) -> Config:
-        """A run of a recipe in `folder`."""
-        config = _config(self.home, recipe, tuple(sorted((changes or {}).items())))
+        """A run of a recipe in `folder`; built once, so that it is there even where files are damaged meanwhile."""
+        return self._in(folder, _config(self.home, recipe, tuple(sorted((changes or {}).items()))))
+
+    def checked_config(self, recipe: str, folder: Path) -> Config:
+        """As `config`, built anew, as a recipe does when it starts: UserError where what it reads is damaged."""
+        return self._in(folder, _config.__wrapped__(self.home, recipe, ()))
+
+    @staticmethod
+    def _in(folder: Path, config: Config) -> Config:
         return dataclasses.replace(config, run=dataclasses.replace(config.run, folder=str(folder)))
 
 

@@ -221,6 +221,11 @@ def _reaped() -> list[int]:
     return alive
 
 
+def die() -> None:
+    """This process is killed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def kills_add(call: int) -> Callable[[], None]:
     """`prepare` of a life: the process that adds its `call`-th line to samples or verdicts is killed there."""
 
@@ -230,7 +235,7 @@ def kills_add(call: int) -> Callable[[], None]:
         def counted(growing: Growing, line: dict) -> None:
             calls.append(1)
             if len(calls) == call:
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
             add(growing, line)
 
         Growing.add = counted

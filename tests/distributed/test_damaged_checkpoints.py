@@ -24,7 +24,7 @@ def flip(file: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {"truncated": truncate, "flipped": flip, "removed": Path.unlink}
-FILES = (".metadata", "__0_0.distcp", "checksums.json", "common.pt", "extra.json", "metadata.json")
+FILES = (".metadata", "__0_0.distcp", "checksums.json", "common.pt", "extra.json", "metadata.json", "metrics.jsonl")
 CASES = [("__0_0.distcp", damage) for damage in DAMAGES] + [
     (".metadata", "removed"),
     ("checksums.json", "flipped"),

@@ -104,7 +104,7 @@ def test_steps_after_the_last_checkpoint_are_trained_again(ground, whole, tmp_pa
 
 PLACES = {  # where a save may be cut short -> (module, function)
     "nothing saved yet": (dist_checkpointing, "save"),
-    "all but the rename": (checkpoint, "_flush"),
+    "all but the rename": (checkpoint, "flush_all"),
 }
 
 
