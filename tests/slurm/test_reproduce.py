@@ -51,7 +51,7 @@ def test_a_study_of_dependent_jobs_ends_with_the_numbers_of_a_local_one_though_a
         assert ended == {"optimal-seed1": "FAILED"}.get(name, "CANCELLED" if name in LOST else "COMPLETED"), name
 
     after = status(folder)
-    assert re.match(r"failed job \d+ FAILED, step \d+ of 60, n\d: rank \d: .*137, ", after["optimal-seed1"])
+    assert re.match(r"failed job \d+ FAILED, step \d+ of 60, n\d: rank \d: ", after["optimal-seed1"])
     assert after["random-seed1"].startswith("complete") and after["gfpo-seed1"] == "waiting for optimal-seed1"
     assert list(reproduce(folder)) == LOST  # nothing else is submitted again
     again = submitted(folder)
