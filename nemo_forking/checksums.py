@@ -98,9 +98,9 @@ def difference(path: Path, facts: dict) -> str | None:
     try:
         size = path.stat().st_size
         if size != facts["bytes"]:
-            return f"{path.name} has {size} bytes, {facts['bytes']} were written"
+            return f"{path.name} has {size} bytes, {facts['bytes']} were written, says {SUMS}"
         if file_hash(path) != facts["sha256"]:
-            return f"{path.name} is not what was written (its SHA-256 differs)"
+            return f"{path.name} is not what was written (its SHA-256 differs from that in {SUMS})"
     except FileNotFoundError:
         return f"{path.name} is missing"
     except OSError as error:
