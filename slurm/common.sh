@@ -11,8 +11,8 @@ set -uo pipefail
 attempt=${SLURM_RESTART_COUNT:-0}
 logs=${NEMO_FORKING_LOGS:-logs}
 log=$logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.$attempt      # of this attempt: $log.rank0.log, $log.server0.log, ...
-export NEMO_FORKING_STOPPED=$PWD/$log.stopped         # a rank that exits with 75 writes here the signal it heard
-[[ $logs = /* ]] && NEMO_FORKING_STOPPED=$log.stopped
+export NEMO_FORKING_ENDS=$log.ends                    # why ranks ended; see slurm/rank.sh
+[[ $log = /* ]] || NEMO_FORKING_ENDS=$PWD/$log.ends
 tool=${NEMO_FORKING_PYTHON:-python3}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
@@ -31,7 +31,7 @@ say() { echo "$(date '+%F %T') $SLURM_JOB_NAME-$SLURM_JOB_ID attempt $attempt: $
 # begin SCRIPT ARGUMENTS...: reads the configuration; in an allocation of another size the job submits itself again.
 begin() {
     mkdir -p "$logs"
-    rm -f "$NEMO_FORKING_STOPPED"
+    rm -f "$NEMO_FORKING_ENDS"
     trap 'hear SIGUSR1' USR1 # before the time limit
     trap 'hear SIGTERM' TERM # the job is being ended: cancelled, or its nodes are wanted
     local found
@@ -85,8 +85,23 @@ run() {
     wait "$step" # the same again, or the end of a step that came while the signal was handled
     status=$?
     step=''
-    [ -e "$NEMO_FORKING_STOPPED" ] && status=75
-    return "$status"
+    return "$(verdict "$status")"
+}
+
+# ended WORD: the second words of the ranks that ended so.
+ended() { sed -n "s/^$1 //p" "$NEMO_FORKING_ENDS" 2>/dev/null; }
+
+# verdict STATUS: of a step for which srun has this status. The first failure counts: srun ends the other ranks with it.
+verdict() {
+    local failed
+    failed=$(ended failed | head -n 1)
+    if [ -n "$failed" ]; then
+        echo "$failed"
+    elif [ -n "$(ended hung)" ] || { [ "$1" -eq 0 ] && [ -n "$(ended stopped)" ]; }; then
+        echo 75
+    else
+        echo "$1"
+    fi
 }
 options=(--overlap --overcommit --cpu-bind=none --export=ALL)
 
@@ -180,7 +195,7 @@ finish() {
         "$tool" -m nemo_forking.cluster.last_error "$log"
         exit "$status"
     fi
-    [ -n "$notice" ] || notice=$(grep -sm1 . "$NEMO_FORKING_STOPPED") # pre-emption signals the ranks only
+    [ -n "$notice" ] || notice=$(ended stopped | head -n 1) # pre-emption signals the ranks only
     state=$(scontrol show job "$SLURM_JOB_ID" --oneliner | grep -o 'JobState=[A-Z_]*')
     if [ "$state" != JobState=RUNNING ]; then # cancelled, or requeued by Slurm itself
         say "stopped; Slurm has it as ${state#*=}"

@@ -51,7 +51,7 @@ def by_error(prefix: Path) -> dict[str, list[str]]:
 
 def last_error(text: str) -> str:
     """The last error in a log: from where it begins, to the end or LONGEST lines, whose middle is left out."""
-    lines = ANSI.sub("", text).rstrip().splitlines()
+    lines = [line for line in ANSI.sub("", text).rstrip().splitlines() if not line.startswith("slurmstepd")]
     starts = [number for number, line in enumerate(lines) if BEGINS.match(line)]
     error = lines[starts[-1] :] if starts else []
     if len(error) > LONGEST:

@@ -32,7 +32,7 @@ REMEDIES = {  # what sbatch says -> what can be done
     "Invalid account": "set launcher.account to one that `sacctmgr show assoc user=$USER` lists for the partition",
     "Invalid qos": "set launcher.qos to one that `sacctmgr show assoc user=$USER` lists",
     "Requested time limit": "set launcher.time to what the partition allows: `sinfo -o '%P %l'`",
-    "Invalid time limit": "write launcher.time as days-hours:minutes:seconds, such as 1-00:00:00",
+    "Invalid --time": "write launcher.time as days-hours:minutes:seconds, such as 1-00:00:00",
     "Requested node configuration": "the partition has no such nodes: choose another layout or launcher.partition",
     "Node count specification": "the partition has no so many nodes: choose another layout or launcher.partition",
     "Invalid generic resource": "Slurm knows no such GPUs there: choose another launcher.partition",

@@ -42,6 +42,7 @@ SelectTypeParameters=CR_Core
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
+EnforcePartLimits=ALL
 ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=20

@@ -4,14 +4,13 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
 from nemo_forking.cluster import job as inside
 from nemo_forking.cluster.last_error import summary
-from nemo_forking.cluster.slurm import PYTHON, ROOT, Job, job_of, state, submit, written
+from nemo_forking.cluster.slurm import LOGS, ROOT, Job, job_of, state, submit, written
 from nemo_forking.config import load
 from nemo_forking.config.compose import compose_values
 from nemo_forking.errors import UserError
@@ -127,21 +126,41 @@ def test_the_last_error_is_told_once_for_all_ranks_that_had_it(tmp_path):
 
 def test_ranks_have_the_numbers_of_their_task_and_a_stop_is_no_bad_exit(tmp_path):
     task = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}
-    mark = tmp_path / "stopped"
-    environment = os.environ | task | {"SLURM_NODEID": "1", "NEMO_FORKING_STOPPED": str(mark), PYTHON: sys.executable}
+    ends = tmp_path / "ends"
+    environment = os.environ | task | {"SLURM_NODEID": "1", "NEMO_FORKING_ENDS": str(ends)}
 
     def rank(command: str) -> tuple[int, str]:
+        ends.unlink(missing_ok=True)
         words = ["slurm/rank.sh", "bash", "-c", command]
         done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
-        return done.returncode, done.stdout
+        return done.returncode, done.stdout or (ends.read_text() if ends.exists() else "")
 
     assert rank("echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $GROUP_RANK") == (0, "5 1 8 4 1\n")
-    assert rank("exit 3")[0] == 3 and not mark.exists()
-    assert rank("exit 75")[0] == 75 and mark.read_text() == "\n"  # a hang: srun kills the others
-    mark.unlink()
-    assert rank("kill -USR1 $PPID; exit 75")[0] == 0 and mark.read_text() == "SIGUSR1\n"
-    mark.unlink()
-    assert rank("kill -TERM $PPID; kill -TERM $$")[0] == 0 and mark.read_text() == "SIGTERM\n"
+    assert rank("exit 0") == (0, "")
+    assert rank("exit 3") == (3, "failed 3\n")
+    assert rank("exit 75") == (75, "hung 75\n")
+    assert rank("kill -USR1 $PPID; exit 75") == (0, "stopped SIGUSR1\n")
+    assert rank("kill -TERM $PPID; kill -TERM $$") == (0, "stopped SIGTERM\n")  # before it listened
+
+
+@pytest.mark.parametrize(
+    ("ends", "srun", "verdict"),
+    [
+        ("", 0, 0),
+        ("", 137, 137),
+        ("stopped SIGTERM\nstopped SIGTERM\n", 0, 75),
+        ("stopped SIGTERM\n", 137, 137),  # a rank was killed with its shell, and srun ended the others
+        ("failed 2\nstopped SIGTERM\n", 2, 2),
+        ("stopped SIGTERM\nfailed 1\n", 137, 1),
+        ("hung 75\nstopped SIGTERM\n", 137, 75),
+    ],
+)
+def test_of_a_step_the_first_failure_counts(ends, srun, verdict, tmp_path):
+    (tmp_path / "x-7.0.ends").write_text(ends)
+    environment = os.environ | {"SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "7", LOGS: str(tmp_path)}
+    command = ["bash", "-c", f"source slurm/common.sh && verdict {srun}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{verdict}\n", done.stderr
 
 
 def test_every_script_is_described_by_a_job(cluster):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_forking.cluster.slurm import LOGS, ROOT, job_of, state, submit
+from nemo_forking.cluster.slurm import LOGS, ROOT, job_of, state, submit, written
 from nemo_forking.config import load
 from tests.slurm.test_jobs import output, steps
 
@@ -64,9 +64,16 @@ def test_gfpo_on_a_node_that_trains_and_one_that_serves_is_the_run_in_one_proces
 def test_an_evaluation_serves_one_model_after_the_other_and_reports_all(cluster, ground, model, replicas, tmp_path):
     other = tmp_path / "other"
     other.symlink_to(model)
-    systems = f"evaluation.systems=[{{name: one, model: {model}}}, {{name: two (2), model: {other}, tags: own}}]"
+    systems = [{"name": "one", "model": str(model)}, {"name": "two (2)", "model": str(other), "tags": "own"}]
     asked = ["layout.devices=1", "layout.tensor=1", "benchmarks.many_ways.rounds=1", "evaluation.max_tokens=12"]
-    overrides = [*ground, f"run.folder={tmp_path / 'run'}", systems, *asked, *SERVED, "launcher.serving_nodes=2"]
+    overrides = [
+        *ground,
+        f"run.folder={tmp_path / 'run'}",
+        f"evaluation.systems={written(systems)}",
+        *asked,
+        *SERVED,
+        "launcher.serving_nodes=2",
+    ]
     said = run_job(cluster, "evaluate", overrides)
     assert f"2 replicas of {model} are starting" in said and f"2 replicas of {other} are starting" in said
     results = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
