@@ -14,9 +14,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from nemo_forking.cluster.slurm import PYTHON, Job, job_of, serving_nodes, submit, written
+from nemo_forking.cluster.slurm import PYTHON, Job, job_of, serving_nodes, submit
 from nemo_forking.config import Config, load
 from nemo_forking.config.launcher import LauncherConfig
+from nemo_forking.config.written import written
 from nemo_forking.engines.open import number_format
 from nemo_forking.errors import UserError
 

@@ -7,7 +7,6 @@ submits one job with the nodes and GPUs its layout wants, and prints its number.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -16,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nemo_forking.config import Config, load
 from nemo_forking.config.launcher import LauncherConfig
+from nemo_forking.config.written import written
 from nemo_forking.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,17 +147,6 @@ def state(job_id: int) -> str:
         return "UNKNOWN"
     words = done.stdout.split()  # "CANCELLED by 1000" is one state of three words
     return words[0] if words and not done.returncode else "UNKNOWN"
-
-
-def written(value: Any) -> str:
-    """A value in the syntax of Hydra's overrides: that of JSON, with plain words as keys."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{written(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(written, value)) + "]"
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z/][A-Za-z0-9_./-]*", value):
-        return value if value.lower() not in ("null", "true", "false", "inf", "nan") else f'"{value}"'
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _shares(launcher: LauncherConfig) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from nemo_forking.config import Config, load
+from nemo_forking.config.written import written
 
 SCRIPTS = {  # recipe -> script of slurm/, and the word that tells it the recipe where it runs several
     "ssft": ("ssft",),
@@ -21,7 +21,6 @@ SCRIPTS = {  # recipe -> script of slurm/, and the word that tells it the recipe
     "make_questions": ("prepare", "questions"),
     "table": ("prepare", "table"),
 }
-WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra reads as something else than text
 
 
 @dataclass(frozen=True)
@@ -77,24 +76,6 @@ def make_stage(
 def key_of(override: str) -> str:
     """The key or group that an override sets."""
     return override.split("=", 1)[0]
-
-
-def written(value: Any) -> str:
-    """A plain value in the syntax of Hydra's overrides."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        if re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII) and value.lower() not in WORDS:
-            return value
-        quoted = re.sub(r'(\\*)"', r'\1\1\\"', value)  # backslashes count before a quote only
-        return '"' + re.sub(r"(\\+)$", r"\1\1", quoted) + '"'
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {written(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(written, value)) + "]"
-    return repr(value)
 
 
 def _says_again(key: str, changes: Mapping[str, Any]) -> bool:

@@ -10,9 +10,10 @@ import pytest
 
 from nemo_forking.cluster import job as inside
 from nemo_forking.cluster.last_error import summary
-from nemo_forking.cluster.slurm import LOGS, ROOT, Job, job_of, state, submit, written
+from nemo_forking.cluster.slurm import LOGS, ROOT, Job, job_of, state, submit
 from nemo_forking.config import load
 from nemo_forking.config.compose import compose_values
+from nemo_forking.config.written import written
 from nemo_forking.errors import UserError
 
 SCRIPTS = sorted([*(ROOT / "slurm").glob("*.sbatch"), *(ROOT / "slurm").glob("*.sh")])

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_forking.cluster.slurm import LOGS, ROOT, job_of, state, submit, written
+from nemo_forking.cluster.slurm import LOGS, ROOT, job_of, state, submit
 from nemo_forking.config import load
+from nemo_forking.config.written import written
 from tests.slurm.test_jobs import output, steps
 
 SERVED = ["engine=server", "engine.device=cpu", "engine.server.timeout=60", "launcher.serving_nodes=1"]

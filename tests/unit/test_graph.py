@@ -11,8 +11,9 @@ import pytest
 
 from nemo_forking.cluster.graph import graph
 from nemo_forking.cluster.outlook import expect, size
-from nemo_forking.cluster.stages import SCRIPTS, Stage, written
+from nemo_forking.cluster.stages import SCRIPTS, Stage
 from nemo_forking.config import load
+from nemo_forking.config.written import written
 from nemo_forking.plan.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
