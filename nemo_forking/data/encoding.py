@@ -18,6 +18,8 @@ from tokenizers import Tokenizer
 
 from nemo_forking.errors import UserError
 
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
 
 def load_tokenizer(folder: str | Path):
     """Load a Hugging Face tokenizer from a local folder.
@@ -29,6 +31,12 @@ def load_tokenizer(folder: str | Path):
 
     if not Path(folder).is_dir():
         raise UserError(f"tokenizer folder {folder} does not exist; set data.tokenizer to a folder with tokenizer.json")
+    for name in FILES:  # without the second, transformers guesses, and other ids may come of it
+        if not (Path(folder) / name).is_file():
+            raise UserError(
+                f"{folder} holds no tokenizer that transformers can load ({name} is missing); it needs "
+                f"{' and '.join(FILES)}: copy both from the model anew"
+            )
     # transformers 4.57 takes every local tokenizer saved by a late 4.57 for an ill-formed one of Mistral's, and warns.
     talk = logging.getLogger("transformers.tokenization_utils_base")
     level = talk.level
@@ -37,8 +45,8 @@ def load_tokenizer(folder: str | Path):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # tokenizers raises nothing more special
         raise UserError(
-            f"{folder} holds no tokenizer that transformers can load ({error}); it needs tokenizer.json and "
-            "tokenizer_config.json: copy both from the model anew"
+            f"{folder} holds no tokenizer that transformers can load ({error}); it needs "
+            f"{' and '.join(FILES)}: copy both from the model anew"
         ) from error
     finally:
         talk.setLevel(level)

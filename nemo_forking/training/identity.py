@@ -13,8 +13,10 @@ from rich.console import Console
 
 from nemo_forking.checksums import SUMS, folder_problems, record_problem
 from nemo_forking.config import Config
+from nemo_forking.data.encoding import FILES
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
+from nemo_forking.files import file_hash
 from nemo_forking.processes import is_first_rank
 
 SMALL = 64 * 2**20  # bytes; more is weights
@@ -46,8 +48,14 @@ def _blocks(config: Config, *blocks: str) -> dict:
         "run.seed": config.run.seed,
         "batch.questions": config.batch.questions,
         "layout.fp8": config.layout.fp8,
+        "data.tokenizer": _tokenizer(Path(config.data.tokenizer)),
         "trainer.max_steps": config.trainer.max_steps,
     }
+
+
+def _tokenizer(folder: Path) -> dict[str, str]:
+    """Hashes of what decides a tokenizer's ids, prompts and tags with them."""
+    return {name: file_hash(folder / name) for name in FILES if (folder / name).is_file()}
 
 
 def fingerprint(folder: Path, sampled: int = 2**20) -> str:

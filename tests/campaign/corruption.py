@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from nemo_forking.config import Config
 from tests.campaign import lives
@@ -213,7 +213,13 @@ def show(report: Report, console: Console) -> None:
     outcomes = sorted(
         {outcome for *_, outcome in report.counts}, key=lambda o: ("same" not in o, "refused" not in o, o)
     )
-    table = Table("scene", "file", *outcomes, title="What became of runs on damaged files", title_justify="left")
+    table = Table(
+        "scene",
+        Column("file", overflow="fold"),
+        *outcomes,
+        title="What became of runs on damaged files",
+        title_justify="left",
+    )
     last = ""
     for scene, kind in sorted({key[:2] for key in report.counts}):
         table.add_row(
