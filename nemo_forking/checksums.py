@@ -8,10 +8,7 @@ from pathlib import Path
 
 from nemo_forking.files import file_hash
 
-SUMS = "checksums.json"
-
-
-CRC = "crc32"
+SUMS, CRC = "checksums.json", "crc32"
 
 
 def with_crc(record: Mapping) -> str:

@@ -1,13 +1,14 @@
 """Weights converted in one process, bit for bit: runs' checkpoints, Megatron checkpoints, Hugging Face folders."""
 
-import ctypes
-import gc
 import itertools
 import json
 import math
 import os
+import pickle
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,7 +205,10 @@ def test_at_most_two_layers_are_in_memory(to, ground, tmp_path):
     if to == "huggingface":  # from a Megatron checkpoint
         quietly(asked(config, source, tmp_path / "megatron", to="megatron", **changes))
         source = tmp_path / "megatron"
-    grown = in_fork(growth, *(asked(config, source, tmp_path / name, to=to, **changes) for name in "abcd"))
+    conversions = [asked(config, source, tmp_path / name, to=to, **changes) for name in "abc"]
+    (tmp_path / "conversions").write_bytes(pickle.dumps(conversions))
+    command = [sys.executable, "-m", "tests.distributed.growth", str(tmp_path / "conversions")]
+    grown = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     assert 0 < grown <= 2 * layer < sum(sizes.values()) / 7
 
 
@@ -218,30 +222,6 @@ def write_random(model, folder: Path) -> None:
         vocab_size=model.vocab_size,
     )
     Qwen2ForCausalLM(shape).save_pretrained(folder)
-
-
-def growth(first: Config, *others: Config) -> int:
-    """Bytes by which the process' memory, files that it maps included, grows at most during a conversion.
-
-    The least of several, after a first one: the forked process takes over pages of the whole test session meanwhile.
-    """
-    ctypes.CDLL(None).mallopt(-3, 2**16)  # M_MMAP_THRESHOLD: a tensor's memory is new, and goes back when it is freed
-    quietly(first)  # imports, tokenizer
-    gc.freeze()
-    return min(map(_growth, others))
-
-
-def _growth(config: Config) -> int:
-    gc.collect()
-    before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    quietly(config)
-    return memory("VmHWM") - before
-
-
-def memory(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 # ---------------------------------------------------------------- ended and started again

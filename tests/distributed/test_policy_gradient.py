@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_forking.checksums import with_crc
 from nemo_forking.config import Config
+from nemo_forking.evaluation.folder import load_lines
 from tests.distributed.policy_reference import PolicyReference, Rolled, batch_folders
 from tests.distributed.policy_runs import PolicyGround, lay_ground, lines, run, tiny_policy
 from tests.distributed.runs import in_fork, weights
@@ -149,7 +151,7 @@ def talk(rolled: Path, home: Path) -> None:
     for file in ("rollouts.json", "verdicts.jsonl", "grading.json"):
         (folder / file).unlink()
     longer = [
-        line | {"ids": [60, 61, *line["ids"]], "text": "[\\" + line["text"], "tokens": line["tokens"] + 2}
-        for line in lines(rolled / "samples.jsonl")
+        with_crc(line | {"ids": [60, 61, *line["ids"]], "text": "[\\" + line["text"], "tokens": line["tokens"] + 2})
+        for line in load_lines(rolled / "samples.jsonl")
     ]
-    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in longer))
+    (folder / "samples.jsonl").write_text("".join(line + "\n" for line in longer))
