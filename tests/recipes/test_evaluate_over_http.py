@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_forking.evaluation.folder import load_lines
 from nemo_forking.tags import add_to_tokenizer, make_tags
 from nemo_forking.tasks import many_ways
 from tests.serving.local_server import LocalServer
@@ -65,8 +66,8 @@ def refused(capsys):
 
 
 def samples(folder: Path) -> list[dict]:
-    lines = (folder / "many_ways" / "random-seed0" / "t0" / "samples.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "logprob"} for line in lines]
+    lines = load_lines(folder / "many_ways" / "random-seed0" / "t0" / "samples.jsonl")
+    return [{key: value for key, value in line.items() if key != "logprob"} for line in lines]
 
 
 @pytest.fixture(scope="module")
