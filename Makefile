@@ -21,7 +21,7 @@ environment = python=$$(.ci/environment)
 help:
 	@echo "make demo    the main job on a laptop: data, base model, SSFT against random matching, GFPO, GRPO, report (5 minutes, 2 cores)"
 	@echo "make study   the same with three seeds, every matching rule, more policies (40 minutes)"
-	@echo "make test    lint and all tests (13 minutes)"
+	@echo "make test    lint and all tests (20 minutes)"
 	@echo "make test-vllm  vLLM itself, in an environment of its own: in process and as a server (3 GB once, then a minute)"
 	@echo "make test-slurm  jobs on a real Slurm of three simulated nodes; installs Debian's packages where they are missing (root)"
 	@echo "make campaign  100 kills, every file damaged in every way, full disks and read-only folders (40 minutes)"
