@@ -125,8 +125,12 @@ class Wandb(Service):
         self.run.log({"step": step, **scalars})
 
     def finish(self) -> None:
-        """Send the rest."""
+        """Send the rest, and wait for wandb's own process: it writes and sends after finish() has returned, and a rank
+        that ends without exit handlers would not wait for it."""
+        import wandb
+
         self.run.finish()
+        wandb.teardown()
 
 
 class Mlflow(Service):
