@@ -103,9 +103,9 @@ class Cluster:
         self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=killed")
 
     def revive_node(self, name: str) -> None:
-        """The machine is back."""
+        """The machine is back: Slurm takes a node that reports itself into service (ReturnToService=2)."""
         self.start_node(name)
-        self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
+        self.wait_until(lambda: "DOWN" not in self.node_state(name), 60, f"{name} has not come back")
 
     def node_state(self, name: str) -> str:
         """IDLE, ALLOCATED, MIXED, DOWN ..."""
