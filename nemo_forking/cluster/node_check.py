@@ -109,7 +109,7 @@ def ring(config: Config, nodes: Sequence[str], rank: int) -> dict[str, list[str]
     import torch
     import torch.distributed as dist
 
-    gpu, local, count = config.layout.accelerator == "gpu", int(os.environ["LOCAL_RANK"]), len(nodes)
+    gpu, local = config.layout.accelerator == "gpu", int(os.environ["LOCAL_RANK"])
     world, each = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"],
@@ -136,7 +136,7 @@ def ring(config: Config, nodes: Sequence[str], rank: int) -> dict[str, list[str]
         began = time.monotonic()
         reduce(None, world)
         if rank == 0:
-            print(f"ring over {count} nodes, {world} ranks: {time.monotonic() - began:.2f} s", flush=True)
+            print(f"ring over {len(nodes)} nodes, {world} ranks: {time.monotonic() - began:.2f} s", flush=True)
 
     def reduce(group, size: int) -> None:
         ones = torch.ones(WORDS_SENT, device=device)
@@ -153,6 +153,9 @@ def ring(config: Config, nodes: Sequence[str], rank: int) -> dict[str, list[str]
         if lame:
             return _by_node(lame, nodes, each, name)
     dist.destroy_process_group()
+    store.set(f"over/{rank}", "well")
+    if rank == 0:
+        _all_told(store, "over", world)  # its process holds the store, which others may still read
     return {}
 
 

@@ -20,6 +20,14 @@ HEALTHY = "4, 81559, 1980, 0, Not Active, NVIDIA H100 80GB HBM3\n"
 SICK = "40960, 81559, 1980, 2, Active, NVIDIA H100 80GB HBM3\n"
 SLOW = "4, 81559, 1410, 0, Not Active, NVIDIA H100 80GB HBM3\n"
 OLD = "4, 16160, 1380, [N/A], [Not Supported], Tesla T4\n"
+CHECK = ["-m", "nemo_forking.cluster.node_check"]
+LATE = """
+import sys, time
+from nemo_forking.cluster import node_check
+told = node_check._all_told
+node_check._all_told = lambda *asked: (time.sleep(1), told(*asked))[1]
+sys.exit(node_check.main(sys.argv[1:]))
+"""  # the check by a rank that looks late for what the others said
 
 
 def test_gpus_in_use_with_errors_or_slowed_down_are_told():
@@ -53,18 +61,21 @@ def test_a_node_without_gpus_space_or_its_port_is_not_fit(tmp_path):
     assert f"port {port}, at which the ranks of this job meet, is taken" in problems[-1]
 
 
-def check(folder: Path, ranks: Sequence[int], *, seconds: float = 60) -> list[tuple[int, str]]:
+def check(
+    folder: Path, ranks: Sequence[int], *, seconds: float = 60, late: Sequence[int] = ()
+) -> list[tuple[int, str]]:
     """The check on two nodes of one rank each, some of them started, on this machine: status and output of each."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"NEMO_FORKING_HOSTS": "n1,n2", "TORCHELASTIC_RUN_ID": "7.0", "NEMO_FORKING_CHECK_SECONDS": str(seconds)}
-    command = [sys.executable, "-m", "nemo_forking.cluster.node_check", "experiment=tiny", f"run.folder={folder}"]
     running = []
     for rank in ranks:
         own = {"RANK": str(rank), "LOCAL_RANK": "0", "SLURMD_NODENAME": f"n{rank + 1}", "PYTHONPATH": str(ROOT)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        how = ["-c", LATE] if rank in late else CHECK
+        command = [sys.executable, *how, "experiment=tiny", f"run.folder={folder}"]
         running.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | shared | own, **pipes))
     said = [process.communicate()[0] for process in running]
     return [(process.returncode, text) for process, text in zip(running, said, strict=True)]
@@ -75,6 +86,10 @@ def test_fit_nodes_pass_the_ring_and_leave_nothing_behind(tmp_path):
     assert [status for status, _ in done] == [0, 0], done
     assert "ring over 2 nodes, 2 ranks" in done[0][1] and "all nodes are fit" in done[0][1]
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_rank_that_is_late_at_the_end_passes_too(tmp_path):
+    assert [status for status, _ in check(tmp_path / "run", [0, 1], late=[1])] == [0, 0]
 
 
 def test_a_node_that_writes_nothing_is_named(tmp_path):
