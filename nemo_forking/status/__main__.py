@@ -7,9 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+from rich.console import Console
+from rich.live import Live
+
 from nemo_forking.errors import UserError
-from nemo_forking.status.page import OVER, write_page
+from nemo_forking.status.page import write_page
 from nemo_forking.status.run import RunStatus, read_run
+from nemo_forking.status.terminal import picture
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,9 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = _read(options)
         if options.once:
-            _show_once(run)
-        else:
-            _follow(run, options)
+            Console().print(picture(run))
+            return 0
+        with Live(picture(run), auto_refresh=False) as live:
+            while not run.over:
+                time.sleep(options.every)
+                run = _read(options)
+                live.update(picture(run), refresh=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -43,26 +51,6 @@ def _read(options: argparse.Namespace) -> RunStatus:
     if options.html:
         write_page(run, options.every)
     return run
-
-
-def _show_once(run: RunStatus) -> None:
-    from rich.console import Console
-
-    from nemo_forking.status.terminal import picture
-
-    Console().print(picture(run))
-
-
-def _follow(run: RunStatus, options: argparse.Namespace) -> None:
-    from rich.live import Live
-
-    from nemo_forking.status.terminal import picture
-
-    with Live(picture(run), auto_refresh=False) as live:
-        while run.state not in OVER:
-            time.sleep(options.every)
-            run = _read(options)
-            live.update(picture(run), refresh=True)
 
 
 if __name__ == "__main__":

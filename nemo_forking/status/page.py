@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from html import escape
 from pathlib import Path
@@ -10,10 +9,9 @@ from pathlib import Path
 from nemo_forking.files import write_aside
 from nemo_forking.status import svg
 from nemo_forking.status.run import RunStatus
-from nemo_forking.status.words import METRICS, facts, number
+from nemo_forking.status.words import facts, measures, number
 
 FILE = "status.html"
-OVER = ("finished", "failed", "hung", "stopped")  # nothing more comes
 CSS = """
 :root { color-scheme: light; --ink: #1d1d1f; --soft: #65656b; --line: #e3e3e6; --wash: #f7f7f8;
   --good: #2c7a4b; --fair: #8a6414; --bad: #b3413a; }
@@ -45,7 +43,7 @@ def write_page(run: RunStatus, every: float) -> Path:
 
 def page(run: RunStatus, every: float) -> str:
     """The page."""
-    reload = "" if run.state in OVER else f'<meta http-equiv="refresh" content="{max(1, round(every))}">\n'
+    reload = "" if run.over else f'<meta http-equiv="refresh" content="{max(1, round(every))}">\n'
     rows = "".join(_row(*fact) for fact in facts(run))
     share = 100 * run.step / run.steps if run.steps else 0
     return f"""<!doctype html>
@@ -68,12 +66,7 @@ def _row(label: str, words: str, tone: str) -> str:
 
 
 def _plots(run: RunStatus) -> list[str]:
-    plots = []
-    for key, label, unit, scale in METRICS:
-        known = [(line["step"], scale * line[key]) for line in run.lines if _finite(line.get(key))]
-        if known:
-            steps, values = zip(*known, strict=True)
-            plots.append(_plot(label, f"{number(values[-1])} {unit}", svg.line(steps, values)))
+    plots = [_plot(label, last, svg.line(steps, values)) for label, last, steps, values in measures(run)]
     timed = [line for line in run.lines if line.get("seconds")]
     if timed:
         phases = dict.fromkeys(phase for line in timed for phase in line["seconds"])
@@ -85,8 +78,4 @@ def _plots(run: RunStatus) -> list[str]:
 
 
 def _plot(label: str, last: str, drawn: str) -> str:
-    return f"<section><h2>{escape(label)} <span>{escape(last.rstrip())}</span></h2>{drawn}</section>\n"
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return f"<section><h2>{escape(label)} <span>{escape(last)}</span></h2>{drawn}</section>\n"

@@ -76,6 +76,11 @@ class RunStatus:
     error: str | None
 
     @property
+    def over(self) -> bool:
+        """Whether nothing more comes, unless somebody starts it again."""
+        return self.state in ("finished", "failed", "hung", "stopped")
+
+    @property
     def progress(self) -> str:
         """Step n of m."""
         return f"step {self.step:,} of {self.steps:,}" if self.steps else f"step {self.step:,}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from nemo_forking.status.words import number
+from nemo_forking.status.words import number, parts
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 190, 58, 8, 12, 26
 FONT = 13
@@ -17,10 +17,10 @@ COLOURS = ("#1f5a8a", "#c97b3a", "#6f9359", "#86709c", "#b0506a")
 
 def line(steps: Sequence[float], values: Sequence[float]) -> str:
     """A curve: means of equal parts of the run, over a band from the least to the greatest value."""
-    parts = _parts(len(values))
-    x = [sum(steps[a:b]) / (b - a) for a, b in parts]
-    means = [sum(values[a:b]) / (b - a) for a, b in parts]
-    lows, highs = [min(values[a:b]) for a, b in parts], [max(values[a:b]) for a, b in parts]
+    cuts = parts(len(values), MOST)
+    x = [sum(steps[a:b]) / (b - a) for a, b in cuts]
+    means = [sum(values[a:b]) / (b - a) for a, b in cuts]
+    lows, highs = [min(values[a:b]) for a, b in cuts], [max(values[a:b]) for a, b in cuts]
     frame = _Frame((min(x), max(x)), _range(lows, highs))
     band = [frame.at(a, v) for a, v in zip(x, highs, strict=True)]
     band += [frame.at(a, v) for a, v in zip(reversed(x), reversed(lows), strict=True)]
@@ -34,9 +34,9 @@ def line(steps: Sequence[float], values: Sequence[float]) -> str:
 
 def stack(steps: Sequence[float], layers: dict[str, Sequence[float]]) -> str:
     """Layers on top of one another, each the mean of equal parts of the run; their names are written above."""
-    parts = _parts(len(steps))
-    x = [sum(steps[a:b]) / (b - a) for a, b in parts]
-    means = {name: [sum(values[a:b]) / (b - a) for a, b in parts] for name, values in layers.items()}
+    cuts = parts(len(steps), MOST)
+    x = [sum(steps[a:b]) / (b - a) for a, b in cuts]
+    means = {name: [sum(values[a:b]) / (b - a) for a, b in cuts] for name, values in layers.items()}
     tops, total = [], [0.0] * len(x)
     for values in means.values():
         total = [below + value for below, value in zip(total, values, strict=True)]
@@ -87,12 +87,6 @@ class _Frame:
             marks.append(f'<text x="{left:.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">step {value:,.0f}</text>')
         inside = "".join(marks) + drawn
         return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="{FONT}" fill="#65656b">{inside}</svg>'
-
-
-def _parts(count: int) -> list[tuple[int, int]]:
-    parts = min(count, MOST)
-    edges = [count * place // parts for place in range(parts + 1)]
-    return list(zip(edges, edges[1:], strict=False))
 
 
 def _range(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:

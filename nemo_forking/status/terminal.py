@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nemo_forking.status.run import RunStatus
-from nemo_forking.status.words import BAD, FAIR, GOOD, duration, facts, measures
+from nemo_forking.status.words import BAD, FAIR, GOOD, duration, facts, measures, parts
 
 STYLES = {GOOD: "green", FAIR: "yellow", BAD: "red", "": ""}
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -31,21 +31,19 @@ def picture(run: RunStatus) -> RenderableType:
     curves.add_column(style="dim", no_wrap=True)
     curves.add_column(justify="right", no_wrap=True)
     curves.add_column(no_wrap=True)
-    for label, last, values in measures(run):
+    for label, last, _, values in measures(run):
         curves.add_row(label, last, spark(values))
-    parts: list[RenderableType] = [head, told, Text(), curves]
+    shown: list[RenderableType] = [head, told, Text(), curves]
     if seconds := run.last.get("seconds"):
         words = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
-        parts.append(Text(f"\nThe last step took {words}", style="dim"))
-    return Group(*parts)
+        shown.append(Text(f"\nThe last step took {words}", style="dim"))
+    return Group(*shown)
 
 
 def spark(values: Sequence[float], width: int = WIDTH) -> str:
     """A line of blocks: means of equal parts of the run, lowest to highest."""
-    parts = min(width, len(values))
-    edges = [len(values) * place // parts for place in range(parts + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in parts(len(values), width)]
     low, high = min(means), max(means)
     if not high > low:
-        return BLOCKS[0] * parts
+        return BLOCKS[0] * len(means)
     return "".join(BLOCKS[min(7, int(8 * (value - low) / (high - low)))] for value in means)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nemo_forking.status.run import Rank, RunStatus
@@ -52,14 +53,22 @@ def facts(run: RunStatus) -> list[tuple[str, str, str]]:
     return rows
 
 
-def measures(run: RunStatus) -> list[tuple[str, str, list[float]]]:
-    """(label, last value with its unit, all values) of what the run records."""
+def measures(run: RunStatus) -> list[tuple[str, str, list[int], list[float]]]:
+    """(label, last value with its unit, steps, their values) of what the run records and is finite."""
     found = []
     for key, label, unit, scale in METRICS:
-        values = [scale * line[key] for line in run.lines if isinstance(line.get(key), (int, float))]
-        if values:
-            found.append((label, f"{number(values[-1])} {unit}".rstrip(), values))
+        known = [(line["step"], scale * line[key]) for line in run.lines if _finite(line.get(key))]
+        if known:
+            steps, values = map(list, zip(*known, strict=True))
+            found.append((label, f"{number(values[-1])} {unit}".rstrip(), steps, values))
     return found
+
+
+def parts(count: int, most: int) -> list[tuple[int, int]]:
+    """A sequence of `count` in equal parts, at most so many: where each begins and ends."""
+    some = min(count, most)
+    edges = [count * place // some for place in range(some + 1)]
+    return list(zip(edges, edges[1:], strict=False))
 
 
 def duration(seconds: float) -> str:
@@ -95,6 +104,10 @@ def tail(text: str, lines: int = 12) -> str:
     """The first line and the last ones."""
     all_lines = text.splitlines()
     return text if len(all_lines) <= lines else "\n".join([all_lines[0], "...", *all_lines[-lines + 2 :]])
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _progress(run: RunStatus) -> str:

@@ -178,6 +178,9 @@ def test_the_page_is_whole_self_contained_and_reloads_only_while_the_run_goes_on
 def test_a_page_of_one_step_or_of_figures_that_are_not_finite_is_drawn(run):
     (run / "metrics.jsonl").write_text(json.dumps(line(1) | {"loss": float("nan"), "grad_norm": 0.0}) + "\n")
     assert page(read_run(run), 5.0).count("<svg") == 6
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line(2) | {"loss": 1.0}) + "\n" + json.dumps(line(3) | {"loss": float("inf")}) + "\n")
+    assert main([str(run), "--once"]) == 0
 
 
 def test_no_run_is_told_without_a_traceback(tmp_path, capsys):
