@@ -33,8 +33,6 @@ console = Console(stderr=True)
 
 @recipe(experiment="tiny", switches=SWITCHES)
 def run(config: Config) -> None:
-    if config.study is None:
-        raise UserError("study is null: take an experiment with a study, experiment=tiny, math_32b or code_32b")
     stages, folder = graph(config), Path(config.run.folder)
     if config.study.action != "run":
         tell(config, stages, folder)
@@ -54,13 +52,12 @@ def run_here(config: Config, stages: list[Stage], folder: Path) -> None:
             "a study starts its own ranks, on the CPU: take a CPU layout, without torchrun or srun. On GPUs its stages "
             "are jobs: launcher=slurm, or the commands that --dry-run prints"
         )
-    if config.study.questions and set(config.benchmarks) != {"many_ways"}:
-        raise UserError(f"a study of generated questions has benchmarks=[many_ways], not {list(config.benchmarks)}")
-    before = (folder / "report.html").stat().st_mtime_ns if (folder / "report.html").exists() else None
+    page = folder / "report.html"
+    before = page.stat().st_mtime_ns if page.exists() else None
     local.run_here(stages, folder)
-    if (folder / "report.html").stat().st_mtime_ns == before:
+    if page.stat().st_mtime_ns == before:
         print_table(folder)
-    console.print(f"The report is {folder / 'report.html'}", style="bold", soft_wrap=True)
+    console.print(f"The report is {page}", style="bold", soft_wrap=True)
 
 
 def submit(config: Config, stages: list[Stage], folder: Path) -> None:

@@ -16,12 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nemo_forking.cluster.stages import Stage, key_of, make_stage
+from nemo_forking.cluster.stages import Stage, make_stage
 from nemo_forking.config.policy import PolicyStageConfig
 from nemo_forking.config.schema import Resolved
+from nemo_forking.config.written import key_of
+from nemo_forking.errors import UserError
 
 BASE_PROMPT = "{question}\n\n"  # of the generated base: one token more before the trace, where the tag will stand
-OURS = ("study.action", "launcher")  # overrides of reproduce.py that mean nothing to a stage
 
 
 def graph(config: Resolved) -> list[Stage]:
@@ -29,7 +30,14 @@ def graph(config: Resolved) -> list[Stage]:
 
     Args:
         config: as `load` gives it, with its overrides.
+
+    Raises:
+        UserError: there is no study, or its generated questions are not what is asked.
     """
+    if config.study is None:
+        raise UserError("study is null: take an experiment with a study, experiment=tiny, math_32b or code_32b")
+    if config.study.questions and set(config.benchmarks) != {"many_ways"}:
+        raise UserError(f"a study of generated questions has benchmarks=[many_ways], not {list(config.benchmarks)}")
     return list(_Study(config).stages())
 
 
@@ -38,8 +46,8 @@ class _Study:
 
     def __init__(self, config: Resolved) -> None:
         self.config, self.study, self.folder = config, config.study, Path(config.run.folder)
-        self.given = [text for text in config.overrides if key_of(text).split(".")[0] != "launcher"]
-        self.given = [text for text in self.given if key_of(text) not in OURS]
+        ours = ("study.action", "launcher")  # of the command line, mean nothing to a stage
+        self.given = [text for text in config.overrides if not key_of(text).startswith(ours)]
         self.rows = {row.model: row for row in self.study.rows}
         self.generated = self.study.questions is not None
         if self.generated:
@@ -106,6 +114,7 @@ class _Study:
             "run.folder": str(self._home("base", seed)),
             "run.seed": seed,
             "matching": "none",
+            "matching.rule": "none",
             "matching.every": 1,
             "batch.questions": base.questions,
             "optim.lr": base.lr,
@@ -123,6 +132,7 @@ class _Study:
             "run.folder": str(self._home(rule, seed)),
             "run.seed": seed,
             "matching": rule,
+            "matching.rule": rule,  # or one on the command line would be every rule's
             "matching.every": self.config.matching.every if rule == "optimal" else 1,
             "tags.seed": seed,
         }

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from nemo_forking.cluster.slurm import PYTHON, Job, job_of, serving_nodes, submit
-from nemo_forking.config import Config, load
+from nemo_forking.cluster.slurm import PYTHON, Job, field, job_config, job_of, serving_nodes, submit
+from nemo_forking.config import Config
 from nemo_forking.config.launcher import LauncherConfig
 from nemo_forking.config.written import written
 from nemo_forking.engines.open import number_format
@@ -28,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """The command of this file's head."""
     try:
         script, *overrides = argv
-        config = load([word for word in overrides if "=" in word])
+        config = job_config(overrides)
         wanted, had = job_of(script, config, overrides), allocation(os.environ)
         again = None if fits(wanted, had) else submit_again(wanted, had, config)
         for name, value in settings(script, config, again).items():
@@ -80,17 +79,9 @@ def as_now(config: Config) -> LauncherConfig:
     said = {key for key, mark in getattr(config, "marks", {}).items() if str(mark) == "command line"}
     now = {name: os.environ.get(f"SLURM_JOB_{name.upper()}") for name in ("partition", "account", "qos")}
     changes = {name: value for name, value in now.items() if value and getattr(config.launcher, name) is None}
-    if "launcher.time" not in said and (limit := time_limit(os.environ.get("SLURM_JOB_ID", ""))):
+    if "launcher.time" not in said and (limit := field(os.environ["SLURM_JOB_ID"], "TimeLimit")):
         changes["time"] = limit
     return replace(config.launcher, **changes)
-
-
-def time_limit(job_id: str) -> str:
-    """The limit of a job as Slurm writes it; empty where it cannot be told."""
-    done = subprocess.run(
-        ["squeue", "--noheader", "--format=%l", f"--jobs={job_id}"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
 
 
 def settings(script: str, config: Config, resubmitted: int | None) -> dict[str, str | int | tuple[str, ...]]:

@@ -20,7 +20,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from nemo_forking.cluster.node import Found, compare, look
-from nemo_forking.config import Config, load
+from nemo_forking.cluster.slurm import job_config
+from nemo_forking.config import Config
 from nemo_forking.errors import UserError
 
 PATIENCE = float(os.environ.get("NEMO_FORKING_CHECK_SECONDS", 120))  # for every one of the steps below
@@ -30,7 +31,7 @@ WORDS_SENT = 1 << 22  # float32 of an all-reduce: 16 MiB, enough for NCCL to tak
 def main(argv: Sequence[str]) -> int:
     """The command of this file's head: 0 where all is well, 1 where a node is bad, 2 for a wrong command line."""
     try:
-        config = load([word for word in argv if "=" in word])
+        config = job_config(argv)
         rank, node = int(os.environ["RANK"]), os.environ.get("SLURMD_NODENAME", socket.gethostname())
         nodes = hosts()
         if int(os.environ["LOCAL_RANK"]) == 0:

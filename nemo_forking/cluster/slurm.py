@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nemo_forking.config import Config, load
 from nemo_forking.config.launcher import LauncherConfig
-from nemo_forking.config.written import written
+from nemo_forking.config.written import key_of, written
 from nemo_forking.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,14 +134,32 @@ def command(job: Job, launcher: LauncherConfig) -> list[str]:
     return ["sbatch", "--parsable", *words, requeue, *whole, *launcher.extra, str(script), *arguments]
 
 
+def job_config(words: Sequence[str]) -> Config:
+    """The configuration of a script's command line; words that set nothing are left out, and the launcher is Slurm."""
+    overrides = [word for word in words if "=" in word]
+    return load(overrides if "launcher" in map(key_of, overrides) else [*overrides, "launcher=slurm"])
+
+
+def field(job_id: int | str, name: str) -> str:
+    """What `scontrol show job` has under a name, such as "StartTime"; empty where the controller knows no such job.
+
+    Raises:
+        UserError: the controller does not answer, so that nobody knows whether a job runs.
+    """
+    done = _slurm(["scontrol", "show", "job", str(job_id), "--oneliner"])
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise UserError(f"Slurm does not answer: {done.stderr.strip()}; try again")
+    found = re.search(rf"\b{name}=(\S+)", done.stdout)
+    return found[1] if found else ""
+
+
 def state(job_id: int) -> str:
     """A job's state in Slurm's own word ("PENDING", "RUNNING", "COMPLETED", "FAILED", ...); "UNKNOWN" if none knows it.
 
     Slurm's controller forgets a job some minutes after its end; then its accounting is asked, where there is one.
     """
-    done = _slurm(["scontrol", "show", "job", str(job_id), "--oneliner"])
-    if found := re.search(r"\bJobState=(\S+)", done.stdout):
-        return found[1]
+    if word := field(job_id, "JobState"):
+        return word
     try:
         done = _slurm(["sacct", "--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job_id}"])
     except UserError:
@@ -157,7 +175,7 @@ def _shares(launcher: LauncherConfig) -> bool:
 
 def _launcher_overrides(launcher: LauncherConfig, overrides: Sequence[str]) -> list[str]:
     """What the job itself must know of the launcher, where its command line does not say it."""
-    said = {word.split("=", 1)[0] for word in overrides}
+    said = set(map(key_of, overrides))
     values = {"launcher": "slurm"} | {f"launcher.{name}": getattr(launcher, name) for name in IN_JOB}
     return [f"{key}={written(value)}" for key, value in values.items() if key not in said]
 
@@ -181,9 +199,7 @@ def main(argv: Sequence[str]) -> int:
         if not words:
             raise UserError("usage: python -m nemo_forking.cluster.slurm SCRIPT [key=value ...] [--dry-run]")
         script, *overrides = words
-        if not any(word.startswith("launcher=") for word in overrides):
-            overrides.append("launcher=slurm")
-        config = load([word for word in overrides if "=" in word])
+        config = job_config(overrides)
         print(submit(job_of(script, config, overrides), config.launcher, dry_run=len(words) < len(argv)))
         return 0
     except UserError as error:

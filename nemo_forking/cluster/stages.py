@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from nemo_forking.config import Config, load
-from nemo_forking.config.written import written
+from nemo_forking.config.written import key_of, written
 
 SCRIPTS = {  # recipe -> script of slurm/, and the word that tells it the recipe where it runs several
     "ssft": ("ssft",),
@@ -73,10 +73,5 @@ def make_stage(
     return Stage(name, recipe, tuple(words), tuple(needs))
 
 
-def key_of(override: str) -> str:
-    """The key or group that an override sets."""
-    return override.split("=", 1)[0]
-
-
 def _says_again(key: str, changes: Mapping[str, Any]) -> bool:
-    return key in changes or any(key.startswith(f"{other}.") for other in changes if other == "evaluation.systems")
+    return key in changes or "evaluation.systems" in changes and key.startswith("evaluation.systems.")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from nemo_forking.cluster.last_error import ENDED, by_error
 from nemo_forking.cluster.local import LOCK
 from nemo_forking.cluster.stages import Stage
 from nemo_forking.errors import UserError
+from nemo_forking.status.run import read_lines
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
@@ -72,15 +71,9 @@ def is_at_work(folder: Path) -> bool:
 
 def progress(stage: Stage) -> str:
     """How far a training run is, "step 12 of 250", by its metrics; nothing for another stage, or before a step."""
-    file = Path(stage.config.run.folder) / "metrics.jsonl"
-    if stage.recipe not in ("ssft", "gfpo") or not file.is_file():
-        return ""
-    for line in reversed(_tail(file)):
-        try:
-            return f"step {json.loads(line)['step']:,} of {stage.config.trainer.max_steps:,}"
-        except (ValueError, KeyError, TypeError):
-            continue  # the last line may be half written
-    return ""
+    trains = stage.recipe in ("ssft", "gfpo")
+    lines = read_lines(Path(stage.config.run.folder) / "metrics.jsonl") if trains else []
+    return f"step {lines[-1]['step']:,} of {stage.config.trainer.max_steps:,}" if lines else ""
 
 
 def last_error(stage: Stage, job: int) -> str:
@@ -99,9 +92,8 @@ def last_error(stage: Stage, job: int) -> str:
     return _joined(ended, *lines[-1:])
 
 
-def live_state(job: int) -> str:
-    """Whether a job is queued or running; nothing for one that has ended, or that Slurm does not know."""
-    word = slurm.state(job)
+def live_state(word: str) -> str:
+    """Whether a job of this state is queued or running; nothing for one that has ended, or that Slurm does not know."""
     return "queued" if word in QUEUED else "running" if word in RUNNING else ""
 
 
@@ -115,13 +107,14 @@ def _told(stage: Stage, noted: dict, complete: set[str], at_work: bool) -> Told:
         return Told(stage, "complete")
     where = progress(stage)
     if job := noted.get("job"):
-        state = live_state(job)
+        word = slurm.state(job)
+        state = live_state(word)
         if state == "running":
-            return Told(stage, state, _joined(where, _since(job), f"job {job}"))
+            since = slurm.field(job, "StartTime").replace("T", " ")
+            return Told(stage, state, _joined(where, f"since {since}", f"job {job}"))
         if state == "queued":
             return Told(stage, state, _joined(f"job {job}", f"waits for {', '.join(waits)}" if waits else "", where))
         if not waits:
-            word = slurm.state(job)
             error = last_error(stage, job) or f"its job ended, but {lacks}"
             return Told(stage, "failed", _joined(f"job {job} {word}", where, error))
     elif noted and not waits:
@@ -134,22 +127,8 @@ def _told(stage: Stage, noted: dict, complete: set[str], at_work: bool) -> Told:
     return Told(stage, "stopped" if where else "waiting", _joined(where, lacks or ""))
 
 
-def _since(job: int) -> str:
-    try:
-        done = subprocess.run(["squeue", "-h", "-j", str(job), "-o", "%S"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    return f"since {done.stdout.strip().replace('T', ' ')}" if done.stdout.strip() else ""
-
-
 def _clock(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-
-def _tail(file: Path, size: int = 65_536) -> list[str]:
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - size))
-        return stream.read().decode(errors="replace").splitlines()
 
 
 def _line(text: str) -> str:

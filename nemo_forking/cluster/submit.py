@@ -63,7 +63,7 @@ def submit_missing(stages: Sequence[Stage], folder: Path, launcher: LauncherConf
 
 def _state(noted: dict, after: tuple[int, ...]) -> str:
     """Whether the job noted for a stage is queued or running; nothing where it waits for jobs other than these."""
-    state = live_state(noted["job"]) if noted.get("job") else ""
+    state = live_state(slurm.state(noted["job"])) if noted.get("job") else ""
     return "" if state == "queued" and not set(after) <= set(noted["after"]) else state
 
 

@@ -12,6 +12,7 @@ from nemo_forking.config.checks import problems
 from nemo_forking.config.compose import CONF, compose_values, groups
 from nemo_forking.config.marks import Mark
 from nemo_forking.config.schema import Config, Resolved
+from nemo_forking.config.written import key_of
 from nemo_forking.errors import UserError
 
 
@@ -81,7 +82,7 @@ def provenance(overrides: Sequence[str] = (), conf: Path = CONF) -> dict[str, Ma
 
 def with_experiment(overrides: Sequence[str], experiment: str | None) -> list[str]:
     """The overrides, with a default experiment in front where they name none."""
-    named = any(text.split("=", 1)[0] == "experiment" for text in overrides)
+    named = "experiment" in map(key_of, overrides)
     return list(overrides) if named or experiment is None else [f"experiment={experiment}", *overrides]
 
 

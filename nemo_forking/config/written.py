@@ -1,10 +1,15 @@
-"""Plain values as the command line writes them."""
+"""The command line's syntax: values as it writes them, and what it sets."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra reads as something else than text
+
+
+def key_of(override: str) -> str:
+    """The key or group that an override sets."""
+    return override.split("=", 1)[0]
 
 
 def written(value: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from nemo_forking.cluster import job as inside
 from nemo_forking.cluster.last_error import summary
-from nemo_forking.cluster.slurm import LOGS, ROOT, Job, job_of, state, submit
+from nemo_forking.cluster.slurm import LOGS, ROOT, Job, job_config, job_of, state, submit
 from nemo_forking.config import load
 from nemo_forking.config.compose import compose_values
 from nemo_forking.config.written import written
@@ -108,6 +108,19 @@ def test_without_slurm_the_error_says_where_jobs_are_submitted_from(no_slurm):
         state(1)
     with pytest.raises(UserError, match="there is no .*nothing.sbatch; choose from convert, evaluate, gfpo, prep"):
         submit(Job("nothing", (), "x", 1, 1, 0), config.launcher)
+
+
+def test_a_controller_that_does_not_answer_is_not_taken_for_a_job_that_ended(no_slurm, tmp_path):
+    deaf = tmp_path / "scontrol"
+    deaf.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+    deaf.chmod(0o755)
+    with pytest.raises(UserError, match="Slurm does not answer: .* controller; try again"):
+        state(1)
+
+
+def test_a_script_submitted_by_hand_reads_the_launcher_of_slurm():
+    assert job_config(["prompts", "experiment=gfpo_math_32b"]).launcher == load(["launcher=slurm"]).launcher
+    assert job_config(["launcher=local", "experiment=tiny"]).launcher.kind == "local"
 
 
 def test_the_last_error_is_told_once_for_all_ranks_that_had_it(tmp_path):

@@ -125,6 +125,14 @@ def test_a_users_settings_reach_every_stage_and_the_stages_own_come_last():
     assert (policy.optim.lr, policy.trainer.max_steps) == (1e-6, 10)  # of study.policies and study.policy
 
 
+def test_a_rule_on_the_command_line_is_not_every_rules():
+    for word in ("matching.rule=random", "matching=random"):
+        made = stages("tiny_study", word)
+        for rule in ("optimal", "random", "fixed", "mixed"):
+            assert made[f"{rule}-seed1"].config.matching.rule == rule
+        assert made["base-seed1"].config.matching.rule == "none"
+
+
 def test_study_settings_decide_which_stages_there_are():
     few = stages("math_32b", "study.rules=[optimal]", "study.policies=[]", "study.convert=false", "study.seeds=[1,2]")
     assert list(few) == [
