@@ -64,11 +64,13 @@ def alone(lock: Path, what: str) -> Iterator[None]:
         what: what is done inside, for the message: "process 7 on node1 <what>".
 
     Raises:
-        UserError: another process is inside.
+        UserError: another process is inside, or the file is not to be written.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with lock.open("a+") as file:
+        with storing(lock.parent):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            opened = lock.open("a+")
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -85,7 +87,7 @@ def alone(lock: Path, what: str) -> Iterator[None]:
             try:
                 yield
             finally:
-                lock.unlink()
+                lock.unlink(missing_ok=True)
             return
 
 

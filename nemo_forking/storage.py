@@ -14,6 +14,7 @@ from nemo_forking.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 BROKEN = (errno.EFBIG, errno.EIO)
+NAMED = (errno.EACCES, errno.EPERM)  # which reading, sockets and signals meet too: told where they name what is written
 TEXTS = {os.strerror(code): code for code in (*FULL, errno.EROFS, errno.EFBIG, errno.EIO)}
 WRITING = (
     "PytorchStreamWriter",
@@ -40,12 +41,17 @@ def storage_error(error: BaseException, folder: Path) -> UserError | None:
     """The error for users where a file system's refusal is behind `error`; None where it is not."""
     for reason in _reasons(error):
         code = reason.errno if isinstance(reason, OSError) else _code_in(reason, folder)
+        named = getattr(reason, "filename", None)
+        where = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None
+        if code in NAMED and not (where and _on_one_path(where.absolute(), folder.absolute())):
+            continue
         if code in (*FULL, *REFUSED, *BROKEN):
-            named = getattr(reason, "filename", None)
-            return UserError(
-                _message(code, Path(os.fsdecode(named)) if isinstance(named, str | bytes) else folder, folder)
-            )
+            return UserError(_message(code, where or folder, folder))
     return None
+
+
+def _on_one_path(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _message(code: int, where: Path, folder: Path) -> str:
@@ -80,9 +86,7 @@ def _reasons(error: BaseException, seen: set[int] | None = None) -> Iterator[Bas
     behind = [error.__cause__, error.__context__, *error.args]
     failures = getattr(error, "failures", None)  # of torch's CheckpointException: rank -> (error, traceback)
     if isinstance(failures, dict):
-        behind += [
-            part for failure in failures.values() for part in (failure if isinstance(failure, tuple) else [failure])
-        ]
+        behind += [part for failure in failures.values() for part in failure]
     for reason in behind:
         if isinstance(reason, BaseException):
             yield from _reasons(reason, seen)
