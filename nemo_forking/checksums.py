@@ -13,7 +13,8 @@ SUMS, CRC = "checksums.json", "crc32"
 
 def with_crc(record: Mapping) -> str:
     """A JSON object on one line, which ends in the CRC-32 of all before: see `checked`."""
-    return json.dumps({**record, CRC: _crc(record)})
+    text = json.dumps(record)
+    return f'{text[:-1]}, "{CRC}": "{_crc(text)}"}}'
 
 
 def checked(text: str) -> dict:
@@ -25,18 +26,18 @@ def checked(text: str) -> dict:
     if not isinstance(record, dict):
         raise ValueError("no JSON object")
     told = record.pop(CRC, None)
-    if told is not None and told != _crc(record):
+    if told is not None and told != _crc(json.dumps(record)):
         raise ValueError("its checksum differs")
     return record
 
 
-def _crc(record: Mapping) -> str:
-    return f"{zlib.crc32(json.dumps(record).encode()):08x}"
+def _crc(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def record_problem(path: Path) -> str | None:
     """What is wrong with one file of a sealed folder; None where it is whole, or where nothing was sealed."""
-    files = read_sums(path.parent) if (path.parent / SUMS).exists() else {}
+    files = sums_where_sealed(path.parent)
     if isinstance(files, str):
         return files
     return difference(path, files[path.name]) if path.name in files else None
@@ -47,30 +48,22 @@ def folder_problems(folder: Path, largest: int | None = None) -> list[str]:
 
     Reads several files at a time; of those of more than `largest` bytes only the size.
     """
-    if not (folder / SUMS).exists():
-        return []
-    files = read_sums(folder)
+    files = sums_where_sealed(folder)
     if isinstance(files, str):
         return [files]
-    read = [name for name in sorted(files) if largest is None or files[name]["bytes"] <= largest]
-    sizes = [f"{name} has another size than was written" for name in wrong_sizes(folder) if name not in read]
+
+    def problem(name: str) -> str | None:
+        facts = files[name]
+        return difference(folder / name, facts, hashed=largest is None or facts["bytes"] <= largest)
+
     with ThreadPoolExecutor(8) as pool:
-        return sizes + [line for line in pool.map(lambda name: difference(folder / name, files[name]), read) if line]
+        return [line for line in pool.map(problem, sorted(files)) if line]
 
 
 def untold(folder: Path, files: Mapping) -> list[str]:
     """A line for each file that the checksums do not tell of."""
     there = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
     return [f"{SUMS} does not tell of {name}" for name in there if name not in files and name != SUMS]
-
-
-def wrong_sizes(folder: Path) -> list[str]:
-    """Names of a sealed folder's files that have not the size they were written with; reads none of them."""
-    files = read_sums(folder)
-    if isinstance(files, str):
-        return [files]
-    sizes = {name: (folder / name).stat().st_size if (folder / name).exists() else None for name in files}
-    return [name for name, size in sizes.items() if size != files[name]["bytes"]]
 
 
 def file_facts(path: Path) -> dict:
@@ -90,13 +83,18 @@ def read_sums(folder: Path) -> dict | str:
     return files if good else f"{SUMS} is damaged"
 
 
-def difference(path: Path, facts: dict) -> str | None:
-    """How a file differs from its facts; None where it does not."""
+def sums_where_sealed(folder: Path) -> dict | str:
+    """As `read_sums`; nothing of a folder that has none."""
+    return read_sums(folder) if (folder / SUMS).exists() else {}
+
+
+def difference(path: Path, facts: dict, hashed: bool = True) -> str | None:
+    """How a file differs from its facts, or only from its size unless `hashed`; None where it does not."""
     try:
         size = path.stat().st_size
         if size != facts["bytes"]:
             return f"{path.name} has {size} bytes, {facts['bytes']} were written, says {SUMS}"
-        if file_hash(path) != facts["sha256"]:
+        if hashed and file_hash(path) != facts["sha256"]:
             return f"{path.name} is not what was written (its SHA-256 differs from that in {SUMS})"
     except FileNotFoundError:
         return f"{path.name} is missing"

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from nemo_forking.checksums import SUMS, read_sums
+from nemo_forking.checksums import sums_where_sealed
 from nemo_forking.config.evaluation import TagMode
 from nemo_forking.engines import Completion, Engine, Request, request_seed
 from nemo_forking.engines.progress import track
@@ -119,7 +119,7 @@ def weights_hash(folder: Path) -> str:
     Raises:
         UserError: a file is not what the folder's checksums, where it has some, say was written.
     """
-    digest, sums = hashlib.sha256(), read_sums(folder) if (folder / SUMS).exists() else {}
+    digest, sums = hashlib.sha256(), sums_where_sealed(folder)
     if isinstance(sums, str):
         raise UserError(f"{folder}: {sums}; bring back a good copy of the model, or export it again")
     for file in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):

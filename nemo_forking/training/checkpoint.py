@@ -17,15 +17,14 @@ from nemo.lightning import MegatronStrategy
 from rich.console import Console
 from torch.distributed.checkpoint.api import CheckpointException
 
-from nemo_forking.checksums import wrong_sizes
+from nemo_forking.checksums import folder_problems
 from nemo_forking.errors import UserError
 from nemo_forking.files import flush, flush_all, write_aside
 from nemo_forking.processes import ending_together
 from nemo_forking.storage import storing
 from nemo_forking.training.identity import check_same
 from nemo_forking.training.integrity import damage, seal
-
-METRICS = "metrics.jsonl"  # of the run; a copy lies in every checkpoint
+from nemo_forking.training.metrics import METRICS
 
 console = Console(stderr=True)
 
@@ -80,9 +79,9 @@ class Checkpoints:
         seal(aside)
         if dist.get_rank() == 0:
             flush_all(aside)
-            if wrong := wrong_sizes(aside):
+            if wrong := folder_problems(aside, largest=0):
                 raise UserError(
-                    f"{aside}: not what was written ({', '.join(wrong)}); the checkpoints before it stay as they are. "
+                    f"{aside}: not what was written ({'; '.join(wrong)}); the checkpoints before it stay as they are. "
                     "remedy: have the file system looked at, then start the same command again"
                 )
             shutil.rmtree(final, ignore_errors=True)

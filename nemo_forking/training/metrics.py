@@ -14,6 +14,7 @@ from nemo_forking.errors import UserError
 from nemo_forking.files import write_aside
 from nemo_forking.training.services import open_services
 
+METRICS = "metrics.jsonl"  # of the run; a copy lies in every checkpoint
 # what depends on machine and layout; all else is of the run
 OF_THE_MACHINE = (
     "time",
@@ -43,7 +44,7 @@ class Metrics:
     def __init__(self, config: Config, done: int, line: Callable[[dict], list[str]], bar: bool = True):
         folder, self.steps, self.log_every = Path(config.run.folder), config.trainer.max_steps, config.trainer.log_every
         folder.mkdir(parents=True, exist_ok=True)
-        self.file, self.line = folder / "metrics.jsonl", line
+        self.file, self.line = folder / METRICS, line
         self._keep_until(done)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         self.console = Console(stderr=True)
