@@ -27,9 +27,8 @@ from nemo_forking.config.fields import blocks_of, describe, help_lines, hints, n
 from nemo_forking.config.load import load, with_experiment
 from nemo_forking.config.record import resolved_yaml
 from nemo_forking.config.schema import Config
-from nemo_forking.errors import Stopped, UserError
+from nemo_forking.errors import AGAIN, Stopped, UserError
 
-STOPPED = 75  # exit status: not finished, start it again (EX_TEMPFAIL)
 Recipe = Callable[[Config], Any]
 Switches = Mapping[str, tuple[str | None, str]]
 SWITCHES = {  # switch -> (override it stands for, help)
@@ -94,7 +93,7 @@ def _run(function: Recipe, argv: Sequence[str], experiment: str | None, conf: Pa
         return 2
     except Stopped as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
-        return STOPPED
+        return AGAIN
 
 
 def _stop(number: int, frame: object) -> None:

@@ -1,4 +1,6 @@
-"""The exceptions a user is meant to read."""
+"""The exceptions a user is meant to read, and the exit status of what is to be started again."""
+
+AGAIN = 75  # exit status: not finished, start it again (EX_TEMPFAIL of sysexits.h)
 
 
 class UserError(ValueError):
@@ -11,6 +13,5 @@ class UserError(ValueError):
 class Stopped(BaseException):
     """The run was asked to end before its time and has kept everything: the same command continues it.
 
-    No `Exception`, so that nothing that retries takes it for a fault. Recipes print it and exit with status 75, which
-    scripts and schedulers read as "start it again" (EX_TEMPFAIL of sysexits.h).
+    No `Exception`, so that nothing that retries takes it for a fault. Recipes print it and exit with status AGAIN.
     """

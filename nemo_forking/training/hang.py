@@ -5,8 +5,9 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-AGAIN = 75  # exit status of a run that hung: start it again (EX_TEMPFAIL)
-GIVE_UP = 70  # of one that hung twice without having come further: it is no accident (EX_SOFTWARE)
+from nemo_forking.errors import AGAIN
+
+GIVE_UP = 70  # exit status of a run that hung twice without having come further: it is no accident (EX_SOFTWARE)
 FILE = re.compile(r"(?:rank_(\d+)|summary)\.(\d+)\.txt")
 
 
@@ -61,8 +62,8 @@ def read_reports(home: Path, attempt: int) -> dict[int, Report]:
 
 def exit_status(home: Path, attempt: int) -> int:
     """AGAIN, unless an attempt before this one hung in the same step or a later one."""
-    furthest = [max((r.step for r in read_reports(home, n).values()), default=-1) for n in range(1, attempt + 1)]
-    return GIVE_UP if furthest[-1] <= max(furthest[:-1], default=-1) else AGAIN
+    *before, now = (max((r.step for r in read_reports(home, n).values()), default=-1) for n in range(1, attempt + 1))
+    return GIVE_UP if before and now <= max(before) else AGAIN
 
 
 def behind(reports: dict[int, Report]) -> list[int]:

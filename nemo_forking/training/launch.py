@@ -23,11 +23,11 @@ from nemo_forking.config import Config, save_resolved
 from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
-from nemo_forking.errors import Stopped, UserError
+from nemo_forking.errors import AGAIN, Stopped, UserError
 from nemo_forking.model.base import check_base
 from nemo_forking.processes import end_with_parent, is_first_rank
 from nemo_forking.storage import storing
-from nemo_forking.training import hang, quiet
+from nemo_forking.training import quiet
 from nemo_forking.training.fp8 import check_fp8
 from nemo_forking.training.identity import check_base_whole, finished, set_identity
 from nemo_forking.training.services import check_services
@@ -213,7 +213,7 @@ def _death(rank: int, process) -> BaseException:
     """What the end of a rank that gave no result means."""
     process.join()
     code = process.exitcode
-    if code == hang.AGAIN:
+    if code == AGAIN:
         return Stopped("the ranks did not get on any more (trainer.hang_minutes): see hang/ in the run folder")
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
     return RankFailed(f"rank {rank} {how}")

@@ -16,7 +16,7 @@ from typing import Any
 
 from nemo_forking import cli
 from nemo_forking.config import Config
-from nemo_forking.errors import Stopped, UserError
+from nemo_forking.errors import AGAIN, Stopped, UserError
 from nemo_forking.evaluation.folder import Growing
 from nemo_forking.model import weights
 from nemo_forking.processes import end_with_parent
@@ -28,7 +28,7 @@ from nemo_forking.training.set_loop import SetLoop
 
 LIMIT = 60.0  # seconds; a life that takes longer hangs
 WAIT = 0.002  # between two looks at a life
-FINISHED, USER_ERROR, RANK_FAILED, BROKEN, STOPPED = 0, 2, 3, 4, cli.STOPPED
+FINISHED, USER_ERROR, RANK_FAILED, BROKEN, STOPPED = 0, 2, 3, 4, AGAIN
 PHASES = {  # what a process does -> what it is in meanwhile
     "before the ranks": None,
     "start-up": None,

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_forking.training.hang import AGAIN, GIVE_UP, Report, attempts, exit_status, read_reports, summary
+from nemo_forking.errors import AGAIN
+from nemo_forking.training.hang import GIVE_UP, Report, attempts, exit_status, read_reports, summary
 
 HERE = Report(
     rank=0, node="n0", pid=7, job="42", step=5, phase="exchange", entered=2, idle=3660.0, place="exchange.py:87 gather"
@@ -44,6 +45,10 @@ def test_a_run_that_hangs_again_without_having_come_further_is_given_up(tmp_path
         assert attempts(tmp_path) == attempt
         assert exit_status(tmp_path, attempt) == status
     assert "not to be started again" in summary(read_reports(tmp_path, 4), {}, 1.0, tmp_path, 4)
+
+
+def test_a_first_hang_whose_reports_could_not_be_written_is_started_again(tmp_path):
+    assert exit_status(tmp_path / "full", 1) == AGAIN
 
 
 def test_damaged_files_are_passed_over(tmp_path):
