@@ -10,9 +10,14 @@ PR_SET_PDEATHSIG = 1
 _together = False
 
 
+def this_rank() -> int:
+    """This process's rank, as its launcher told it; 0 without one."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+
+
 def is_first_rank() -> bool:
     """Whether this process is the first, or the only one."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+    return this_rank() == 0
 
 
 def end_with_parent() -> None:

@@ -11,7 +11,7 @@
     settings.json    what the samples depend on, and how they were drawn
     grading.json     the grader, and the samples its verdicts belong to
     metrics.json     what `metrics.summarise` makes of it
-Every line of these ends in a CRC-32 of its own.
+Every sample, tag and verdict ends in a CRC-32 of its own.
 `<name>.partial` grows line by line and is renamed when it is whole, so that a kill loses what is in flight only.
 """
 

@@ -44,10 +44,7 @@ class Pace:
 
     @contextmanager
     def of(self, phase: str) -> Iterator[None]:
-        """The block is own work of a phase; within another one it is part of that."""
-        if self.began:
-            yield
-            return
+        """The block is own work of a phase."""
         self.begin(phase)
         yield
         self.arrive()

@@ -125,11 +125,10 @@ class Wandb(Service):
         self.run.log({"step": step, **scalars})
 
     def finish(self) -> None:
-        """Send the rest, and wait for wandb's own process: it writes and sends after finish() has returned, and a rank
-        that ends without exit handlers would not wait for it."""
+        """Send the rest, and wait for wandb's own process, as the end of a rank would not: it runs no exit handlers."""
         import wandb
 
-        self.run.finish()
+        self.run.finish()  # what it hands on is written and sent after it has returned
         wandb.teardown()
 
 

@@ -36,10 +36,10 @@ class StopRequest:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Inside, a signal raises Stopped where it arrives: for long work that others wait for and that resumes."""
-        if self._heard:
-            raise self._stopped()
-        self._at_once = True
+        self._at_once = True  # first, so that no signal falls between
         try:
+            if self._heard:
+                raise self._stopped()
             yield
         finally:
             self._at_once = False

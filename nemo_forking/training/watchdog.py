@@ -23,6 +23,7 @@ from pathlib import Path
 
 from nemo_forking import pulse
 from nemo_forking.config import Config
+from nemo_forking.processes import this_rank
 from nemo_forking.training import last_error
 from nemo_forking.training.hang import Report, attempts, exit_status, read_reports, summary
 
@@ -33,7 +34,7 @@ STALL = 10.0  # that a slow disk may hold up a look
 @contextlib.contextmanager
 def watched(config: Config) -> Iterator[None]:
     """Everything a rank does in a run: hangs end it (`trainer.hang_minutes`), errors are kept in the run's folder."""
-    folder, rank = Path(config.run.folder), int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+    folder, rank = Path(config.run.folder), this_rank()
     watchdog = Watchdog(folder, config.trainer.hang_minutes, rank=rank, ranks=config.layout.processes)
     with last_error.kept(folder, rank), watchdog:
         yield
