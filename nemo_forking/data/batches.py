@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nemo_forking.data.packing import Deal, Document, Layout, Row, deal
+from nemo_forking.data.packing import Deal, Document, Layout, Row, deal, own_chunks
 from nemo_forking.data.sharing import shared
 
 __all__ = ["Deal", "Document", "Layout", "MicroBatch", "Row", "build", "deal"]
@@ -112,8 +112,8 @@ class _Sheet:
 
 
 def _own_part(length: int, layout: Layout) -> np.ndarray:
-    """This context rank's places in a document: chunks r and 2n-1-r of 2n (zig-zag, so that causal work is even)."""
+    """This context rank's places in a document."""
     if layout.context_ranks == 1:
         return np.arange(length)
     chunks = np.arange(length).reshape(2 * layout.context_ranks, -1)
-    return np.concatenate([chunks[layout.context_rank], chunks[2 * layout.context_ranks - 1 - layout.context_rank]])
+    return chunks[[*own_chunks(layout.context_ranks, layout.context_rank)]].ravel()

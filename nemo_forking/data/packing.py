@@ -6,6 +6,7 @@ counted in tokens: what the linear layers do for one is 1. Shape letters: B batc
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,7 @@ class Deal:
     times: list[list[int]]  # T of each over all context ranks
     costs: list[list[float]]  # of each, padding included
     batch: int  # B
+    spared: list[int]  # lengths of shared prompts that rows by themselves would read once more, one for every time
 
     @property
     def time(self) -> int:
@@ -193,15 +195,16 @@ def describe(
 
     `documents` says what the rows of a pack make; of a padded micro-batch, the longest row.
     """
-    micro_batches, times, costs = [], [], []
+    micro_batches, times, costs, spared = [], [], [], []
     for rank in ranks:
-        held = [(sum(d.length for d in documents(rows)), rows) for rows in rank]
-        held = sorted(held, key=lambda fill_and_rows: -fill_and_rows[0])
-        fills = [held[0][0] if layout.one_time else fill for fill, _ in held]
-        micro_batches.append([rows for _, rows in held])
+        held = [(rows, documents(rows)) for rows in rank]
+        held.sort(key=lambda rows_and_documents: -_tokens(rows_and_documents[1]))
+        fills = [_tokens(held[0][1] if layout.one_time else found) for _, found in held]
+        micro_batches.append([rows for rows, _ in held])
         times.append([layout.time(fill) for fill in fills])
-        costs.append([_cost(documents(rows), t, layout) for (_, rows), t in zip(held, times[-1], strict=True)])
-    return Deal(micro_batches, times, costs, 1 if layout.packing else layout.micro_batch_size)
+        costs.append([_cost(found, t, layout) for (_, found), t in zip(held, times[-1], strict=True)])
+        spared += [d.trunk for _, found in held for d in found for _ in d.branches[1:]]
+    return Deal(micro_batches, times, costs, 1 if layout.packing else layout.micro_batch_size, spared)
 
 
 def to_ranks(bins: Sequence[list[int]], costs: Sequence[float], ranks: int) -> list[list[list[int]]]:
@@ -227,8 +230,12 @@ def _cost(documents: Sequence[Document], time: int, layout: Layout) -> float:
     """What a micro-batch of `time` tokens costs; what its documents leave of a pack is a document of padding."""
     if not layout.packing:
         return layout.micro_batch_size * (time + time * time / layout.crossover)
-    padding = time - sum(d.length for d in documents)
+    padding = time - _tokens(documents)
     return time + (sum(d.area for d in documents) + padding**2) / layout.crossover
+
+
+def _tokens(documents: Sequence[Document]) -> int:
+    return sum(d.length for d in documents)
 
 
 def _pack(lengths: np.ndarray, order: np.ndarray, layout: Layout) -> list[list[list[int]]]:
@@ -238,28 +245,34 @@ def _pack(lengths: np.ndarray, order: np.ndarray, layout: Layout) -> list[list[l
     count = round_up(math.ceil(packs / layout.data_ranks), layout.group)
     while True:
         for by_cost in (True, False):  # rows dealt by cost alone may leave no room where even packs would
-            if ranks := _try_pack(lengths, order, count, by_cost, layout):
+            if ranks := _try_pack(lengths.tolist(), order.tolist(), count, by_cost, layout):
                 return ranks
         count += layout.group
 
 
 def _try_pack(
-    lengths: np.ndarray, order: np.ndarray, count: int, by_cost: bool, layout: Layout
+    lengths: list[int], order: list[int], count: int, by_cost: bool, layout: Layout
 ) -> list[list[list[int]]] | None:
     """Rows in `count` packs a rank: each to the cheapest rank with room, or to whichever has the emptiest pack."""
     ranks = [[[] for _ in range(count)] for _ in range(layout.data_ranks)]
-    fill, spent = np.zeros((layout.data_ranks, count), dtype=np.int64), np.zeros(layout.data_ranks)
+    fills = [[(0, pack) for pack in range(count)] for _ in ranks]  # a heap each: the emptiest pack first
+    spent = [0.0] * len(ranks)
     for row in order:
-        length = int(lengths[row])
-        room = np.flatnonzero(fill.min(axis=1) + length <= layout.tokens)
-        if not len(room):
+        length = lengths[row]
+        room = [rank for rank, heap in enumerate(fills) if heap[0][0] + length <= layout.tokens]
+        if not room:
             return None
-        rank = room[(spent if by_cost else fill.min(axis=1))[room].argmin()]
-        pack = fill[rank].argmin()
-        ranks[rank][pack].append(int(row))
-        fill[rank, pack] += length
+        rank = min(room, key=lambda rank: spent[rank] if by_cost else fills[rank][0][0])
+        fill, pack = fills[rank][0]
+        heapq.heapreplace(fills[rank], (fill + length, pack))
+        ranks[rank][pack].append(row)
         spent[rank] += length + length * length / layout.crossover
     return ranks
+
+
+def own_chunks(ranks: int, rank: int) -> tuple[int, int]:
+    """Which of a document's 2 * `ranks` chunks a context rank has: zig-zag, so that causal work is even."""
+    return rank, 2 * ranks - 1 - rank
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -42,15 +42,6 @@ def shared(rows: Sequence[Row], layout: Layout) -> Iterator[tuple[list[Row], Doc
             yield members, Document(trunk, tuple(_padded(row, layout) - trunk for row in members))
 
 
-def spared(rows: Sequence[Row], layout: Layout) -> list[int]:
-    """Lengths of the prompts that rows by themselves would read once more, one for every time."""
-    if not layout.share:
-        return []
-    packs = [[rows[i] for i in pack] for rank in deal_rows(rows, layout).micro_batches for pack in rank]
-    documents = [document for pack in packs for _, document in shared(pack, layout)]
-    return [document.trunk for document in documents for _ in document.branches[1:]]
-
-
 def _trunk(row: Row, layout: Layout) -> int:
     """Tokens it may share: its prompt but for the last, whose hidden state may predict; in whole context chunks."""
     if not layout.share or row.group < 0:

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from nemo_forking.config.schema import INJECTIVE, Config
 from nemo_forking.data.token_file import Question, TokenFile
 from nemo_forking.errors import UserError
 
@@ -14,7 +15,7 @@ _ORDER, _DRAW = 0, 1  # what random words are used for; either has its own strea
 
 
 def global_batch(
-    file: TokenFile, *, seed: int, step: int, questions: int, max_traces: int | None, tags: int, sample_down: bool
+    file: TokenFile, *, seed: int, step: int, questions: int, tags: int, sample_down: bool
 ) -> list[Question]:
     """Return the questions of one step, the same list on every rank.
 
@@ -26,7 +27,6 @@ def global_batch(
         seed: seed of the data order.
         step: 0-based step.
         questions: number Q of questions in a batch.
-        max_traces: most traces of a question to use; None for as many as there are tags.
         tags: number N of tags; every trace of a question needs one of its own.
         sample_down: where a question has more traces than may be used, draw from them by (seed, step, question)
             instead of refusing; those drawn keep their order.
@@ -34,20 +34,33 @@ def global_batch(
     Raises:
         UserError: a question has more traces than may be used, and `sample_down` is off.
     """
-    limit = tags if max_traces is None else min(tags, max_traces)
     batch = []
     for item in range(step * questions, (step + 1) * questions):
         epoch, place = divmod(item, len(file))
         question = file.question(int(epoch_order(len(file), seed, epoch)[place]))
-        if len(question.traces) > limit:
+        if len(question.traces) > tags:
             if not sample_down:
                 raise UserError(
-                    f"question {question.id!r} has {len(question.traces)} traces for {tags} tags (at most {limit} are "
-                    "used); raise tags.count, prepare with a smaller data.traces, or set data.sample_down=true"
+                    f"question {question.id!r} has {len(question.traces)} traces for {tags} tags; raise tags.count, "
+                    "prepare with a smaller data.traces, or set data.sample_down=true"
                 )
-            question = _drawn(question, limit, seed, step)
+            question = _drawn(question, tags, seed, step)
         batch.append(question)
     return batch
+
+
+def questions_of_step(config: Config, file: TokenFile, step: int) -> list[Question]:
+    """The global batch of a configured run; raises UserError as `global_batch`."""
+    # rules that share a tag can take all traces; where some are drawn, every rule draws the same
+    limited = config.matching.rule in INJECTIVE or config.data.sample_down
+    return global_batch(
+        file,
+        seed=config.run.seed,
+        step=step,
+        questions=config.batch.questions,
+        tags=config.tags.count if limited else file.most_traces(),
+        sample_down=config.data.sample_down,
+    )
 
 
 def visits(count: int, *, step: int, questions: int) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nemo_forking.data.packing import Document
+from nemo_forking.data.packing import Document, own_chunks
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def cut(documents: Sequence[Document], ranks: int = 1, rank: int = 0) -> list[Se
     segments, local = [], 0
     for begin, length, seen in _stretches(documents):
         chunk = length // (2 * ranks)
-        pieces = [(length, length)] if ranks == 1 else [(chunk, (i + 1) * chunk) for i in _own_chunks(ranks, rank)]
+        pieces = [(length, length)] if ranks == 1 else [(chunk, (i + 1) * chunk) for i in own_chunks(ranks, rank)]
         for queries, end in pieces:
             segments.append(Segment(local, queries, (*seen, (begin, begin + end))))
             local += queries
@@ -50,7 +50,7 @@ def gathered_order(documents: Sequence[Document], ranks: int) -> np.ndarray:
         chunks = order[begin : begin + length].reshape(2 * ranks, -1)
         for rank in range(ranks):
             own = rank * local + start + np.arange(length // ranks)
-            chunks[list(_own_chunks(ranks, rank))] = own.reshape(2, -1)
+            chunks[[*own_chunks(ranks, rank)]] = own.reshape(2, -1)
         start += length // ranks
     return order
 
@@ -64,7 +64,3 @@ def _stretches(documents: Sequence[Document]) -> Iterator[tuple[int, int, tuple[
             if length:
                 yield begin, length, seen
             begin += length
-
-
-def _own_chunks(ranks: int, rank: int) -> tuple[int, int]:
-    return rank, 2 * ranks - 1 - rank

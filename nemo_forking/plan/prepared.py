@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from nemo_forking.config import Config
-from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.token_file import TokenFile, read_manifest
-from nemo_forking.data.traces import global_batch
+from nemo_forking.data.traces import questions_of_step, visits
 from nemo_forking.plan.rows import Lengths, Rows, lengths, matching_row, step_rows, training_row
 
 REAL_STEPS = 8  # from the first on; reading them takes milliseconds
@@ -27,21 +24,13 @@ def planned_steps(config: Config) -> tuple[list[Rows], Lengths, float]:
     file = TokenFile(config.data.folder, verify=False)
     steps = [_rows(config, file, step) for step in range(min(REAL_STEPS, config.trainer.max_steps))]
     source = f"steps 1 to {len(steps)} of {config.data.folder}; these are its means"
-    visits = np.arange(config.trainer.max_steps * config.batch.questions) // len(file)
-    return steps, Lengths(mean.prompt, mean.trace, source), float(np.mean(visits % every == 0))
+    visit_of = visits(len(file), step=0, questions=config.trainer.max_steps * config.batch.questions)
+    anew = sum(visit % every == 0 for visit in visit_of) / len(visit_of)
+    return steps, Lengths(mean.prompt, mean.trace, source), anew
 
 
 def _rows(config: Config, file: TokenFile, step: int) -> Rows:
-    limited = config.matching.rule in INJECTIVE or config.data.sample_down
-    questions = global_batch(
-        file,
-        seed=config.run.seed,
-        step=step,
-        questions=config.batch.questions,
-        max_traces=None,
-        tags=config.tags.count if limited else file.most_traces(),
-        sample_down=config.data.sample_down,
-    )
+    questions = questions_of_step(config, file, step)
     sizes = [(len(question.prompt), [len(trace.ids) for trace in question.traces]) for question in questions]
     scored = [
         matching_row(config, prompt, trace, group)

@@ -104,8 +104,7 @@ def fullest(config: Config, *, without_gradient: bool) -> tuple[Sheet, int]:
     layout = pass_of(config, without_gradient=without_gradient)
     longest, count = _longest(config, mean, without_gradient), _rows_of_a_step(config, without_gradient)
     tokens = layout.tokens if batch.packing else layout.micro_batch_size * longest
-    tokens = round_up(tokens, np.lcm(layout.multiple, layout.row_multiple))
-    labels = tokens
+    tokens = labels = layout.time(tokens)
     if without_gradient and config.plan.recipe == "ssft":
         rows = max(1, tokens // (config.matching.tokens + (0 if layout.share else mean.prompt)))
         labels = min(tokens, rows * config.matching.tokens)

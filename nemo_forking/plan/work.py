@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemo_forking.config import Config
-from nemo_forking.data.packing import Layout, Row
-from nemo_forking.data.sharing import deal_rows, spared
-from nemo_forking.plan.parameters import head_widths
-from nemo_forking.plan.rows import pass_of, row
-from nemo_forking.training.flops import forward_flops, step_flops
+from nemo_forking.data.packing import Row
+from nemo_forking.data.sharing import deal_rows
+from nemo_forking.plan.parameters import linear_parameters
+from nemo_forking.plan.rows import pass_of
+from nemo_forking.training.flops import head_flops, step_flops
 
 TERA = 1e12
 
@@ -48,10 +48,9 @@ def pass_work(config: Config, rows: Sequence[Row], *, without_gradient: bool) ->
     """
     if not rows:
         return None
-    layout, form = config.layout, pass_of(config, without_gradient=without_gradient)
-    plan, repeats = deal_rows(rows, form), spared(rows, form)
+    layout, plan = config.layout, deal_rows(rows, pass_of(config, without_gradient=without_gradient))
     costs = [
-        [_computed(config, [rows[i] for i in members], cost, time * plan.batch, form, without_gradient)
+        [_computed(config, [rows[i] for i in members], cost, time * plan.batch, without_gradient)
          for members, cost, time in zip(*of_rank, strict=True)]
         for of_rank in zip(plan.micro_batches, plan.costs, plan.times, strict=True)
     ]  # fmt: skip
@@ -64,12 +63,10 @@ def pass_work(config: Config, rows: Sequence[Row], *, without_gradient: bool) ->
         seconds = slowest * (1 + fill / count) / speed
     return PassWork(
         rows=len(rows),
-        tokens=sum(one.length for one in rows) - sum(repeats),
+        tokens=sum(one.length for one in rows) - sum(plan.spared),
         micro_batches=count,
         time=plan.time,
-        model_flops=step_flops(config.model, rows, [], repeats)
-        if without_gradient
-        else step_flops(config.model, [], rows),
+        model_flops=step_flops(config.model, *((rows, []) if without_gradient else ([], rows)), plan.spared),
         computed_flops=sum(layers + head for rank in costs for layers, head in rank),
         bubble=fill / (count + fill),
         imbalance=plan.imbalance,
@@ -88,15 +85,12 @@ def mean_work(parts: Sequence[PassWork | None]) -> PassWork | None:
 
 
 def _computed(
-    config: Config, rows: Sequence[Row], cost: float, tokens: int, form: Layout, without_gradient: bool
+    config: Config, rows: Sequence[Row], cost: float, tokens: int, without_gradient: bool
 ) -> tuple[float, float]:
     """FLOPs of a micro-batch in the layers and in the head; its cost (data/packing.py) has padding and attention."""
-    model = config.model
-    token = (
-        2.0 * model.num_layers * head_widths(model)[0] * form.crossover
-    )  # in the linears; attention: token / crossover
+    token = 2.0 * config.model.num_layers * linear_parameters(config.model)  # in the linears, the unit of costs
     layers, attention = cost * token, (cost - tokens) * token
-    head = sum(forward_flops(model, one) - forward_flops(model, row(one.length, 0)) for one in rows)
+    head = sum(head_flops(config.model, one) for one in rows)
     if without_gradient:
         return layers, head
     again = {"none": 0.0, "selective": attention, "full": layers}[config.layout.recompute]

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 
 from nemo_forking.config.schema import ModelConfig
 from nemo_forking.data.packing import Row
+from nemo_forking.plan.parameters import head_widths, linear_parameters
 
 
 def step_flops(model: ModelConfig, scored: Iterable[Row], trained: Iterable[Row], spared: Iterable[int] = ()) -> float:
     """One forward over the scored rows; forward and backward (three forwards' worth) over the trained ones.
 
-    `spared` are lengths of shared prompts that scored rows did not read again (data.sharing.spared).
+    `spared` are lengths of shared prompts that scored rows did not read again (Deal.spared).
     """
     forward = sum(forward_flops(model, row) for row in scored) - sum(_layers(model, length) for length in spared)
     return forward + 3 * sum(forward_flops(model, row) for row in trained)
@@ -17,7 +18,12 @@ def step_flops(model: ModelConfig, scored: Iterable[Row], trained: Iterable[Row]
 
 def forward_flops(model: ModelConfig, row: Row) -> float:
     """Multiplications and additions of a row's forward: linears, causal attention, the head at counted tokens."""
-    return _layers(model, row.length) + 2.0 * model.hidden_size * model.vocab_size * row.counted
+    return _layers(model, row.length) + head_flops(model, row)
+
+
+def head_flops(model: ModelConfig, row: Row) -> float:
+    """Of these, the head's."""
+    return 2.0 * model.hidden_size * model.vocab_size * row.counted
 
 
 def crossover(model: ModelConfig) -> float:
@@ -33,7 +39,4 @@ def _layers(model: ModelConfig, length: int) -> float:
 
 def _layer(model: ModelConfig) -> tuple[int, int]:
     """Of one token in one layer: the linears' FLOPs, and attention's for every token of the row."""
-    hidden, size = model.hidden_size, model.head_dim or model.hidden_size // model.num_attention_heads
-    queries, keys = model.num_attention_heads * size, model.num_query_groups * size
-    linears = 2 * hidden * (2 * queries + 2 * keys) + 6 * hidden * model.ffn_hidden_size
-    return linears, 2 * queries  # attention: two products over half the square
+    return 2 * linear_parameters(model), 2 * head_widths(model)[0]  # attention: two products over half the square

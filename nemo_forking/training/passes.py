@@ -30,13 +30,14 @@ class Pass:
     time: int  # of every micro-batch under pipeline parallelism, else the greatest
     rows_max: int  # most rows any data-parallel rank holds
     imbalance: float  # the dearest data-parallel rank's cost over the mean, less 1 (Deal.imbalance)
+    spared: list[int]  # lengths of shared prompts that rows did not read again, on all ranks (Deal.spared)
 
 
 def make_pass(rows: Sequence[Row], layout: Layout) -> Pass:
     """Deal the rows and build this rank's share."""
     plan = deal_rows(rows, layout)
     time = max(plan.times[layout.data_rank])
-    return Pass(list(build(rows, plan, layout)), plan.batch, time, plan.rows_max, plan.imbalance)
+    return Pass(list(build(rows, plan, layout)), plan.batch, time, plan.rows_max, plan.imbalance, plan.spared)
 
 
 def pass_layout(config: Config, *, without_gradient: bool = False) -> Layout:
@@ -61,7 +62,8 @@ class RowLosses(NamedTuple):
     sum_R: Tensor  # float64, nats
     count_R: Tensor  # float64
     rows_max: int
-    imbalance: float  # of the pass (Pass.imbalance)
+    imbalance: float  # of the pass, as in Pass
+    spared: list[int]
 
 
 def score(chunks: list[nn.Module], rows: list[Row], layout: Layout) -> RowLosses:
@@ -79,7 +81,8 @@ def score(chunks: list[nn.Module], rows: list[Row], layout: Layout) -> RowLosses
     else:
         row = torch.empty(0, dtype=torch.int64, device=device)
         total = count = torch.empty(0, dtype=torch.float64, device=device)
-    return RowLosses(row, total, count, share.rows_max * max(len(r.names) for r in rows), share.imbalance)
+    rows_max = share.rows_max * max(len(r.names) for r in rows)
+    return RowLosses(row, total, count, rows_max, share.imbalance, share.spared)
 
 
 def label_logprobs(chunks: list[nn.Module], share: Pass) -> dict[tuple[int, ...], Tensor]:

@@ -11,11 +11,9 @@ from torch import nn
 
 from nemo_forking import pulse
 from nemo_forking.config import Config
-from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.batches import Row
-from nemo_forking.data.sharing import spared
 from nemo_forking.data.token_file import Question, TokenFile
-from nemo_forking.data.traces import global_batch, visits
+from nemo_forking.data.traces import questions_of_step, visits
 from nemo_forking.losses.normalise import token_weight
 from nemo_forking.matching.assignment import assign
 from nemo_forking.matching.exchange import match
@@ -69,17 +67,7 @@ class SetStep:
         world. Raises NonFiniteCost on every rank alike.
         """
         started = time.perf_counter()
-        # rules that share a tag can take all traces; where some are drawn, every rule draws the same
-        limited = self.config.matching.rule in INJECTIVE or self.config.data.sample_down
-        questions = global_batch(
-            self.file,
-            seed=self.config.run.seed,
-            step=step,
-            questions=self.config.batch.questions,
-            max_traces=None,
-            tags=self.tags.count if limited else self.file.most_traces(),
-            sample_down=self.config.data.sample_down,
-        )
+        questions = questions_of_step(self.config, self.file, step)
         if self.config.matching.rule == "optimal":
             found = self._match(chunks, questions, step)
         else:
@@ -118,9 +106,8 @@ class SetStep:
 
         chosen, matching = [questions[q] for q in anew], self.config.matching
         rows = matching_rows(chosen, self.tags, matching.tokens, matching.include_tag)
-        layout = pass_layout(self.config, without_gradient=True)
         pulse.enter("scoring")
-        losses = score(chunks, rows, layout)
+        losses = score(chunks, rows, pass_layout(self.config, without_gradient=True))
         scoring = time.perf_counter() - started
         pulse.enter("exchange")
         found_QM, cost_QNM = match(
@@ -136,7 +123,7 @@ class SetStep:
             self.kept.keep(question, found_M[: len(question.traces)])
         if cost_QNM is not None and len(anew) < len(questions):
             cost_QNM = _among(cost_QNM, anew, sigma_QM.shape)
-        return Assignment(sigma_QM, cost_QNM, rows, spared(rows, layout), losses.imbalance, scoring)
+        return Assignment(sigma_QM, cost_QNM, rows, losses.spared, losses.imbalance, scoring)
 
     def _draw(self, questions: list[Question], step: int) -> np.ndarray:
         """sigma_QM of a rule that needs no cost: the same on every rank without asking."""
@@ -189,8 +176,7 @@ def matching_rows(questions: list[Question], tags: Tags, tokens: int, include_ta
     for group, question in enumerate(questions):
         for tag in tags.ids_NK:
             for trace in question.traces:
-                row = _row(question, tag, trace.ids[:tokens], include_tag, index=len(rows))
-                rows.append(replace(row, prompt=len(question.prompt), group=group))
+                rows.append(_row(question, tag, trace.ids[:tokens], include_tag, index=len(rows), group=group))
     return rows
 
 
@@ -205,6 +191,8 @@ def training_rows(questions: list[Question], sigma_QM, tags: Tags, normalise: st
     return [replace(row, weight=float(weight)) for row, weight in zip(rows, weights_P, strict=True)]
 
 
-def _row(question: Question, tag: tuple[int, ...], trace: np.ndarray, include_tag: bool, index: int) -> Row:
-    ids = np.concatenate([question.prompt, np.asarray(tag, dtype=np.int64), trace])
-    return Row(ids, first=len(question.prompt) + (0 if include_tag else len(tag)), index=index)
+def _row(
+    question: Question, tag: tuple[int, ...], trace: np.ndarray, include_tag: bool, index: int, group: int = -1
+) -> Row:
+    ids, prompt = np.concatenate([question.prompt, np.asarray(tag, dtype=np.int64), trace]), len(question.prompt)
+    return Row(ids, first=prompt + (0 if include_tag else len(tag)), index=index, prompt=prompt, group=group)

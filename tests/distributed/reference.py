@@ -83,7 +83,6 @@ class Reference:
             seed=self.config.run.seed,
             step=number,
             questions=self.config.batch.questions,
-            max_traces=None,
             tags=self.tags.count,
             sample_down=False,
         )

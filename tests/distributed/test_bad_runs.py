@@ -62,7 +62,7 @@ def poisoned(ground, tmp_path_factory) -> tuple[Path, int, int]:
 
 
 def first_batch(ground: Ground):
-    return global_batch(TokenFile(ground.data), seed=1, step=0, questions=4, max_traces=None, tags=4, sample_down=False)
+    return global_batch(TokenFile(ground.data), seed=1, step=0, questions=4, tags=4, sample_down=False)
 
 
 def read_tokens(question, trained: bool = False) -> set[int]:

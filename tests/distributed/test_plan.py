@@ -119,7 +119,6 @@ def rows_of(config: Config, step: int) -> tuple[list[Row], list[Row]]:
         seed=config.run.seed,
         step=step,
         questions=config.batch.questions,
-        max_traces=None,
         tags=4,
         sample_down=False,
     )

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nemo_forking.data.batches import Document, Layout, MicroBatch, Row, build, deal
-from nemo_forking.data.sharing import deal_rows, shared, spared
+from nemo_forking.data.sharing import deal_rows, shared
 from nemo_forking.errors import UserError
 
 LONGEST = 30
@@ -102,7 +102,7 @@ def test_along_trunk_and_branch_every_row_reads_and_predicts_what_it_does_by_its
 
 
 def tokens_read(rows: list[Row], layout: Layout) -> int:
-    return sum(row.length for row in rows) - sum(spared(rows, layout))
+    return sum(row.length for row in rows) - sum(deal_rows(rows, layout).spared)
 
 
 @given(questions(), layouts())

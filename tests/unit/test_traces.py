@@ -15,7 +15,7 @@ from nemo_forking.data.traces import global_batch
 from nemo_forking.errors import UserError
 from tests.unit.sources import row, small_config, trace
 
-whole_batch = partial(global_batch, max_traces=None, tags=6, sample_down=False)
+whole_batch = partial(global_batch, tags=6, sample_down=False)
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +82,14 @@ def test_all_traces_are_given_where_there_is_a_tag_for_each(file):
 
 
 def test_more_traces_than_tags_are_refused_with_the_remedy(file):
-    with pytest.raises(UserError, match=r"question 'q[456]' has [567] traces for 4 tags .*set data.sample_down=true"):
+    with pytest.raises(UserError, match=r"question 'q[456]' has [567] traces for 4 tags; .*set data.sample_down=true"):
         whole_batch(file, seed=0, step=0, questions=7, tags=4)
-    with pytest.raises(UserError, match=r"\(at most 2 are used\)"):
-        global_batch(file, seed=0, step=0, questions=7, max_traces=2, tags=9, sample_down=False)
 
 
 def test_sampling_down_keeps_order_and_gives_every_trace_its_turn(file):
     draws = Counter()
     for step in range(400):
-        for question in global_batch(file, seed=2, step=step, questions=7, max_traces=None, tags=4, sample_down=True):
+        for question in global_batch(file, seed=2, step=step, questions=7, tags=4, sample_down=True):
             chosen = [int(trace.ids[1]) for trace in question.traces]
             assert chosen == sorted(set(chosen)) and len(chosen) == min(4, question.index + 1)
             if question.index == 6:
@@ -101,7 +99,7 @@ def test_sampling_down_keeps_order_and_gives_every_trace_its_turn(file):
 
 def test_sampling_down_is_a_function_of_seed_step_and_question(file):
     def chosen(seed, step):
-        batch = global_batch(file, seed=seed, step=step, questions=7, max_traces=3, tags=6, sample_down=True)
+        batch = global_batch(file, seed=seed, step=step, questions=7, tags=3, sample_down=True)
         return {question.index: tuple(trace.teacher for trace in question.traces) for question in batch}
 
     assert chosen(0, 5) == chosen(0, 5)
