@@ -2,7 +2,7 @@
 
 import pickle
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,21 +15,9 @@ from nemo_forking.model.dist_checkpoint import DistCheckpoint
 from nemo_forking.model.dist_writer import write_files
 from nemo_forking.model.hf_folder import tensor_shape, tensor_shapes
 from nemo_forking.model.sources import from_seed
+from tests.unit.shapes import Shape
 
-
-@dataclass(frozen=True)
-class Shape:
-    num_layers: int = 3
-    hidden_size: int = 16
-    ffn_hidden_size: int = 24
-    num_attention_heads: int = 4
-    num_query_groups: int = 2
-    head_dim: int | None = None
-    vocab_size: int = 40
-    tie_embeddings: bool = False
-
-
-SHAPE, FC2 = Shape(), "decoder.layers.mlp.linear_fc2.weight"
+SHAPE, FC2 = Shape(num_layers=3), "decoder.layers.mlp.linear_fc2.weight"
 SOURCE = from_seed(lambda name: tensor_shape(SHAPE, name), seed=0, std=1.0)
 
 

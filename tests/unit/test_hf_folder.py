@@ -2,45 +2,25 @@
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from nemo_forking.config.compose import CONF
 from nemo_forking.errors import UserError
 from nemo_forking.model.hf_folder import HEAD, check_folder, tensor_shapes
 from nemo_forking.weight_files import read_header, tensor_entries
-
-
-@dataclass(frozen=True)
-class Shape:
-    num_layers: int = 2
-    hidden_size: int = 16
-    ffn_hidden_size: int = 24
-    num_attention_heads: int = 4
-    num_query_groups: int = 2
-    head_dim: int | None = None
-    vocab_size: int = 40
-    tie_embeddings: bool = False
+from tests.unit.shapes import Shape, qwen2_config
 
 
 def written(folder: Path, shape: Shape, shard: str = "5GB") -> Path:
     """A folder as transformers writes it."""
-    config = Qwen2Config(
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.ffn_hidden_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_query_groups,
-        vocab_size=shape.vocab_size,
-        tie_word_embeddings=shape.tie_embeddings,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder, max_shard_size=shard)
+    Qwen2ForCausalLM(qwen2_config(shape)).save_pretrained(folder, max_shard_size=shard)
     return folder
 
 
