@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from nemo_forking.cluster.graph import graph
 from nemo_forking.cluster.questions import differing
 from nemo_forking.cluster.stages import Stage
 from nemo_forking.config import Config
@@ -51,22 +52,6 @@ def complete_stages(stages: Sequence[Stage]) -> set[str]:
     if refused:
         raise UserError("\n".join(refused))
     return complete
-
-
-def damaged_model(config: Config) -> str | None:
-    """What is wrong with the model that a run has exported; None where there is none, or a whole one."""
-    model = Path(config.run.folder) / "model"
-    if not model.exists():
-        return None
-    try:
-        if not isinstance(json.loads((model / PROVENANCE).read_text(encoding="utf-8"))["identity"], dict):
-            raise ValueError("no identity")
-        tensor_entries(model)
-    except UserError as error:
-        return str(error)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{model / PROVENANCE} is missing or damaged ({error})"
-    return None
 
 
 # ---------------------------------------------------------------- one check for every recipe
@@ -133,10 +118,14 @@ def _model(stage: Stage, identity_of: Callable[[Config], dict]) -> Iterator[str]
     if not folder.exists():
         yield f"{folder} is not there"
         return
-    if problem := damaged_model(config):
-        yield problem
+    model = folder / "model"
     if not finished(config, identity_of(config), quick=True):
-        yield f"{folder / 'model'} is not exported yet"
+        yield f"{model} is {'damaged' if model.exists() else 'not exported yet'}"
+        return
+    try:
+        tensor_entries(model)
+    except UserError as error:
+        yield str(error)
 
 
 def _evaluation(stage: Stage) -> Iterator[str]:
@@ -179,8 +168,6 @@ def _measurement(folder: Path, model: Path, asked: Mapping[str, object]) -> Iter
 
 
 def _table(stage: Stage) -> Iterator[str]:
-    from nemo_forking.cluster.graph import graph
-
     folder = Path(stage.config.run.folder)
     evaluations = [one for one in graph(stage.config) if one.recipe == "evaluate"]
     written = [file.stat().st_mtime_ns for file in (folder / RESULTS, folder / REPORT) if file.is_file()]

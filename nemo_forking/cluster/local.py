@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from nemo_forking.cluster import record
-from nemo_forking.cluster.complete import damaged_model, lacking
+from nemo_forking.cluster.complete import lacking
 from nemo_forking.cluster.questions import make_questions
 from nemo_forking.cluster.stages import Stage
 from nemo_forking.cluster.table import make_table
@@ -43,20 +43,8 @@ def run_here(stages: Sequence[Stage], folder: Path) -> None:
             done.add(stage.name)
 
 
-def put_aside_damaged(stage: Stage) -> None:
-    """Rename a damaged model to `damaged_model`, so that the run exports it again from its last checkpoint."""
-    if stage.recipe not in ("ssft", "gfpo") or not (problem := damaged_model(stage.config)):
-        return
-    model = Path(stage.config.run.folder) / "model"
-    number = sum(1 for _ in model.parent.glob("damaged_model*"))
-    aside = model.with_name(f"damaged_model_{number}" if number else "damaged_model")
-    model.rename(aside)
-    console.print(f"{model} is damaged and was renamed to {aside.name}: {problem}", style="yellow")
-
-
 def _run(stage: Stage, folder: Path) -> None:
     console.rule(f"[bold]{stage.name}", align="left")
-    put_aside_damaged(stage)
     began = {"host": socket.gethostname(), "process": os.getpid(), "at": time.time()}
     record.note(folder, stage.name, began)
     try:

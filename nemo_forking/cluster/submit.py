@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nemo_forking.cluster import record, slurm
 from nemo_forking.cluster.complete import complete_stages
-from nemo_forking.cluster.local import LOCK, put_aside_damaged
+from nemo_forking.cluster.local import LOCK
 from nemo_forking.cluster.stages import SCRIPTS, Stage
 from nemo_forking.cluster.status import live_state
 from nemo_forking.config.launcher import LauncherConfig
@@ -53,7 +53,6 @@ def submit_missing(stages: Sequence[Stage], folder: Path, launcher: LauncherConf
                 under_way[stage.name] = noted["job"]
                 _say(stage, f"{state}, job {noted['job']}")
                 continue
-            put_aside_damaged(stage)
             job = slurm.submit(job_of(stage, folder.name, launcher, after), launcher)
             record.note(folder, stage.name, {"job": job, "after": after, "at": time.time()})
             under_way[stage.name] = submitted[stage.name] = job
