@@ -1,11 +1,15 @@
 """What tells one training run from another."""
 
+import json
 import shutil
 
 import pytest
 
+from nemo_forking.checksums import SUMS, file_facts
+from nemo_forking.config import load
+from nemo_forking.data.encoding import FILES
 from nemo_forking.errors import UserError
-from nemo_forking.training.identity import check_same, fingerprint
+from nemo_forking.training.identity import check_base_whole, check_same, fingerprint, policy_identity
 
 
 @pytest.fixture
@@ -40,3 +44,27 @@ def test_every_difference_is_named_with_both_values_and_a_remedy(tmp_path):
     message = str(error.value)
     assert "run.seed: there 2, here 1" in message and "loss.normalise: there None, here 'token'" in message
     assert "matching.rule" not in message and "choose another run.folder" in message
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_another_tokenizer_makes_another_run(name, tmp_path):
+    identities = []
+    for text in ("{}", "{ }"):
+        for file in FILES:
+            (tmp_path / file).write_text(text if file == name else "{}")
+        identities.append(policy_identity(load(["experiment=tiny", f"data.tokenizer={tmp_path}"]), prompts=""))
+    assert [key for key, value in identities[0].items() if value != identities[1][key]] == ["data.tokenizer"]
+
+
+def test_a_run_does_not_begin_from_a_base_with_a_flipped_bit(model, tmp_path):
+    file = model / "model-00001-of-00001.safetensors"
+    (model / SUMS).write_text(json.dumps({file.name: file_facts(file)}))
+    config = load(["experiment=tiny", f"model.base={model}", f"run.folder={tmp_path / 'run'}"])
+    check_base_whole(config)
+    spoiled = bytearray(file.read_bytes())
+    spoiled[5000] ^= 1
+    file.write_bytes(spoiled)
+    with pytest.raises(UserError, match=f"model.base={model} is damaged: {file.name} is not what was written"):
+        check_base_whole(config)
+    (tmp_path / "run" / "checkpoints" / "step_0000001").mkdir(parents=True)
+    check_base_whole(config)  # which goes on without reading the base
