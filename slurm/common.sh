@@ -105,10 +105,11 @@ verdict() {
 }
 options=(--overlap --overcommit --cpu-bind=none --export=ALL)
 
-# in_container IMAGE: srun's options for pyxis, nothing without an image; the checkout is seen at its own place.
+# in_container IMAGE: srun's options for pyxis, nothing without an image; checkout and logs are seen at their own places.
 in_container() {
+    local ends=${NEMO_FORKING_ENDS%/*}
     [ -z "$1" ] || printf '%s\n' "--container-image=$1" "--container-workdir=$PWD" --container-writable \
-        "--container-mounts=$(listed "$PWD:$PWD" "${mounts[@]}")"
+        "--container-mounts=$(listed "$PWD:$PWD" "$ends:$ends" "${mounts[@]}")"
 }
 
 # ranks HOSTS TASKS RECIPE ARGUMENTS...: a recipe, one task a rank.
@@ -119,7 +120,7 @@ ranks() {
     run rank "$on" "$tasks" "${inside[@]}" slurm/rank.sh "$python" "$@"
 }
 
-# check_nodes SCRIPT ARGUMENTS...: the node check on every node; ends the job where one is bad.
+# check_nodes ARGUMENTS...: the node check on every node; ends the job where one is bad.
 check_nodes() {
     local inside status
     mapfile -t inside < <(in_container "$container")

@@ -11,8 +11,7 @@ trap 'heard=SIGTERM' TERM
 status=$?
 [ "$status" -eq 0 ] && exit 0
 if [ -n "$heard" ]; then # saved, or not yet listening; srun ends the ranks beside a failed one in this way too
-    echo "stopped $heard" >>"$NEMO_FORKING_ENDS"
-    exit 0 # no bad exit, for which srun would kill ranks that are still ending
+    echo "stopped $heard" >>"$NEMO_FORKING_ENDS" && exit 0 # no bad exit: srun would kill ranks that are still ending
 fi
 if [ "$status" -eq 75 ]; then
     echo "hung 75" >>"$NEMO_FORKING_ENDS"
