@@ -17,7 +17,6 @@ from nemo_forking.errors import UserError
 from nemo_forking.plan.disk import export_bytes
 from nemo_forking.plan.plan import Plan, make_plan, refuse_what_cannot_fit
 
-GB, TB = 1e9, 1e12
 UNPLANNED = {  # recipe -> what the plan says in place of GPU hours
     "gfpo": "generation and grading come on top, and are most of it",
     "evaluate": "not planned: generation and grading",
@@ -71,21 +70,18 @@ def show_plan(told: Sequence[Told], study: str, launcher: LauncherConfig, consol
     for number, (one, cost) in enumerate(zip(told, expected, strict=True), 1):
         needs = ", ".join(str(1 + place) for place, other in enumerate(told) if other.stage.name in one.stage.needs)
         hours = "?" if cost.gpu_hours is None else f"{cost.gpu_hours:,.1f}" if cost.gpus else "-"
-        cells = (
-            str(cost.nodes),
-            str(cost.gpus or "-"),
-            hours,
-            "?" if cost.disk is None else size(cost.disk),
-            cost.note,
-        )
-        table.add_row(str(number), one.stage.name, one.state, needs, *cells)
+        disk = "?" if cost.disk is None else size(cost.disk)
+        cells = (number, one.stage.name, one.state, needs, cost.nodes, cost.gpus or "-", hours, disk, cost.note)
+        table.add_row(*map(str, cells))
     console.print(table)
     left = [cost for one, cost in zip(told, expected, strict=True) if one.state != "complete"]
     hours = sum(cost.gpu_hours or 0.0 for cost in left)
     all_disk = sum(cost.disk or 0 for cost in expected)
+    source = told[0].stage.config.plan.measured
+    speed = f"at the speed measured in {source}" if source else "at plan.efficiency, which is assumed"
     console.print(
-        f"Left: {len(left)} of {len(told)} stages, {hours:,.0f} GPU hours of training at plan.efficiency, which is "
-        f"assumed; what is marked ? is not in it. Disk of all: {size(all_disk)}, samples and rollouts not counted.",
+        f"Left: {len(left)} of {len(told)} stages, {hours:,.0f} GPU hours of training {speed}; "
+        f"what is marked ? is not in it. Disk of all: {size(all_disk)}, samples and rollouts not counted.",
         highlight=False,
         soft_wrap=True,
     )
@@ -101,7 +97,7 @@ def show_plan(told: Sequence[Told], study: str, launcher: LauncherConfig, consol
 
 def size(number: float) -> str:
     """Bytes for readers."""
-    for unit, one in (("TB", TB), ("GB", GB), ("MB", 1e6)):
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if number >= one:
             return f"{number / one:,.1f} {unit}"
     return f"{number / 1e3:,.0f} kB"
@@ -115,9 +111,7 @@ def _command(stage: Stage, study: str, launcher: LauncherConfig) -> str:
 
 def _plan(stage: Stage) -> tuple[Plan, str]:
     """The plan of a training stage, and why it could not start."""
-    config = stage.config
-    if config.plan.recipe != stage.recipe:
-        config = replace(config, plan=replace(config.plan, recipe=stage.recipe))
+    config = replace(stage.config, plan=replace(stage.config.plan, recipe=stage.recipe))
     plan = make_plan(config)
     try:
         refuse_what_cannot_fit(config, plan)
