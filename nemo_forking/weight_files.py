@@ -14,7 +14,8 @@ from pathlib import Path
 from nemo_forking.errors import UserError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a number; what weights may be
+BYTES = FLOATS | {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 Shape = tuple[int, ...]

@@ -21,7 +21,7 @@ from nemo_forking.config import Config
 from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.engines.folder import model_config
 from nemo_forking.errors import UserError
-from nemo_forking.files import alone, write_aside
+from nemo_forking.files import alone, flush, flush_all, write_aside
 from nemo_forking.model.base import is_checkpoint
 from nemo_forking.model.dist_checkpoint import DistCheckpoint
 from nemo_forking.model.dist_writer import check_dtypes, write_files
@@ -34,15 +34,16 @@ from nemo_forking.model.logits import (
     sample,
     transformers_outputs,
 )
-from nemo_forking.model.shards import Shard, lay_out, plan_shards, put, write_index
+from nemo_forking.model.shards import NAMES, Shard, lay_out, plan_shards, put, write_index
 from nemo_forking.model.sources import Source, from_folder, with_tags
+from nemo_forking.storage import storing
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags, tag_text
 from nemo_forking.training.identity import fingerprint
 from nemo_forking.training.launch import fork_ranks
 from nemo_forking.weight_files import Shape
 
-TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-RECORD, AT_WORK = "provenance.json", "conversion.json"  # in a finished folder, and in one that is being written
+TORCH = {name: dtype for dtype, name in NAMES.items()}
+RECORD = "provenance.json"  # tells what a folder is the result of, or will be when it is whole
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,12 @@ def convert(config: Config, tell: Callable[[str], None] = print) -> Path:
 
     Raises:
         UserError: a source that is damaged or is not the configured model, naming the tensor, the shape expected and
-            the shape found; a folder that holds something else, or that another process is writing; a written tensor,
-            or a layer's output, that differs from the source's.
+            the shape found; a folder that holds something else, that another process is writing, or that has no room;
+            a written tensor, or a layer's output, that differs from the source's.
     """
     opened, folder = open_source(config), Path(config.convert.folder)
-    with alone(folder.with_name(f".{folder.name}.lock"), f"converts into convert.folder={folder}"):
+    lock = folder.with_name(f".{folder.name}.lock")
+    with storing(folder.parent), alone(lock, f"converts into convert.folder={folder}"):
         if is_converted(folder, opened.identity):
             tell(f"{folder} is there already")
         else:
@@ -172,12 +174,16 @@ def is_converted(folder: Path, identity: dict) -> bool:
     """Whether the folder is the result of just this conversion; raises UserError where it holds something else."""
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return False
-    record = folder / RECORD
-    found = json.loads(record.read_text()).get("conversion") if record.is_file() else None
+    found = _conversion(folder)
     if found != identity:
         what = "is no result of a conversion" if found is None else "was converted from another source or otherwise"
         raise UserError(f"convert.folder={folder} {what}; choose another one, or remove that")
     return True
+
+
+def _conversion(folder: Path) -> dict | None:
+    record = folder / RECORD
+    return json.loads(record.read_text()).get("conversion") if record.is_file() else None
 
 
 def write_folder(folder: Path, config: Config, opened: Opened, tell: Callable[[str], None] = print) -> None:
@@ -186,21 +192,19 @@ def write_folder(folder: Path, config: Config, opened: Opened, tell: Callable[[s
     At any time one tensor of the result is held (and what the source itself keeps), never a file's.
     """
     aside = folder.with_name(f".{folder.name}.partial")
-    if not (aside / AT_WORK).is_file() or json.loads((aside / AT_WORK).read_text()) != opened.identity:
+    if _conversion(aside) != opened.identity:
         shutil.rmtree(aside, ignore_errors=True)
-        write_aside(aside / AT_WORK, json.dumps(opened.identity))
+        provenance = {"conversion": opened.identity, "tags": opened.identity["tags"]}
+        write_aside(aside / RECORD, json.dumps(provenance, indent=1))
     if config.convert.to == "megatron":
         write_files(aside, config.model, opened.source, tell)
     else:
         _write_shards(aside, plan_shards(opened.tensors, int(config.convert.shard_gb * 1e9)), opened.source, tell)
     (aside / "config.json").write_text(json.dumps(opened.hf_config, indent=1))
     opened.tokenizer.save_pretrained(aside)
-    provenance = {"conversion": opened.identity, "tags": opened.identity["tags"]}
-    (aside / RECORD).write_text(json.dumps(provenance, indent=1))
-    (aside / AT_WORK).unlink()
-    if folder.exists():
-        folder.rmdir()  # is_converted found it empty
-    aside.rename(folder)
+    flush_all(aside)
+    aside.rename(folder)  # which is not there, or empty (is_converted)
+    flush(folder.parent)
 
 
 def _write_shards(aside: Path, shards: list[Shard], source: Source, tell: Callable[[str], None]) -> None:

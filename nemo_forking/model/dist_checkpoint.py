@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from nemo_forking.errors import UserError
-from nemo_forking.model.hf_folder import SHOWN, ModelShape, not_the_model, tensor_shape
+from nemo_forking.model.hf_folder import ModelShape, listed, not_the_model, tensor_shape
 from nemo_forking.model.names import in_checkpoints, split
 from nemo_forking.model.sources import Source
 from nemo_forking.weight_files import Shape
@@ -151,9 +151,7 @@ class DistCheckpoint:
         sizes = {file.name: file.stat().st_size for file in self._folder.iterdir() if file.is_file()}
         wrong = [line for fused in self._shapes() for line in self._damages(fused, sizes)]
         if wrong:
-            lines = "\n".join(f"  {line}" for line in wrong[:SHOWN])
-            more = f"\n  and {len(wrong) - SHOWN} more" * (len(wrong) > SHOWN)
-            raise UserError(f"{self.where}: not a whole checkpoint\n{lines}{more}\nremedy: copy it again")
+            raise UserError(f"{self.where}: not a whole checkpoint\n{listed(wrong)}\nremedy: copy it again")
 
     def _damages(self, fused: str, sizes: dict[str, int]) -> Iterator[str]:
         """What is wrong with the pieces of one tensor, told by the sizes of the files they lie in."""

@@ -50,6 +50,13 @@ COMMON = {"common_backend": "torch", "common_backend_version": 1}
 
 def write_files(aside: Path, model: ModelShape, source: Source, tell: Callable[[str], None] = print) -> None:
     """Write the checkpoint's files into a folder, leaving out those that are there; one fused tensor at a time."""
+    if not (aside / METADATA).is_file():  # which is written last
+        _write_all(aside, model, source, tell)
+    for record in aside.glob(".*.places"):
+        record.unlink()
+
+
+def _write_all(aside: Path, model: ModelShape, source: Source, tell: Callable[[str], None]) -> None:
     written = []
     for number, (layer, group) in enumerate(itertools.groupby(in_checkpoints(model), key=lambda row: row[1])):
         file, record = f"__{number}_0.distcp", aside / f".{number}.places"
@@ -136,5 +143,3 @@ def _finish(aside: Path, model: ModelShape, written: list) -> None:
     torch.save({}, aside / "common.pt")
     (aside / "metadata.json").write_text(json.dumps(FORMAT | COMMON))
     write_aside(aside / METADATA, pickle.dumps(Metadata(state, storage_data=storage)))
-    for record in aside.glob(".*.places"):
-        record.unlink()

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from nemo_forking.config import Config
 from nemo_forking.errors import UserError
-from nemo_forking.weight_files import Entry, Shape, tensor_entries
+from nemo_forking.weight_files import FLOATS, Entry, Shape, tensor_entries
 
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 BUFFER = "rotary_emb.inv_freq"  # of old exporters; worked out, not learnt
@@ -54,7 +54,7 @@ def tensor_shape(model: ModelShape, name: str) -> Shape:
 
 def _layer_shapes(model: ModelShape) -> dict[str, Shape]:
     hidden, ffn = model.hidden_size, model.ffn_hidden_size
-    size = model.head_dim or hidden // model.num_attention_heads
+    size = head_size(model)
     queries, keys = model.num_attention_heads * size, model.num_query_groups * size
     return {
         "input_layernorm.weight": (hidden,),
@@ -72,6 +72,11 @@ def _layer_shapes(model: ModelShape) -> dict[str, Shape]:
     }
 
 
+def head_size(model: ModelShape) -> int:
+    """Width of one attention head."""
+    return model.head_dim or model.hidden_size // model.num_attention_heads
+
+
 def hf_config(config: Config, tokenizer) -> dict:
     """The config.json of an exported model."""
     m = config.model
@@ -84,7 +89,7 @@ def hf_config(config: Config, tokenizer) -> dict:
         "num_hidden_layers": m.num_layers,
         "num_attention_heads": m.num_attention_heads,
         "num_key_value_heads": m.num_query_groups,
-        "head_dim": m.head_dim or m.hidden_size // m.num_attention_heads,
+        "head_dim": head_size(m),
         "vocab_size": m.vocab_size,
         "rope_theta": m.rope_theta,
         "rms_norm_eps": m.norm_eps,
@@ -125,17 +130,22 @@ def check_folder(folder: str | Path, model: ModelShape, key: str = "model.base")
             wrong.append(
                 f"tensor {name}: expected shape {expected.get(name, expected[EMBEDDING])}, found {found[name].shape}"
             )
-        elif found[name].dtype not in ("F64", "F32", "F16", "BF16"):
+        elif found[name].dtype not in FLOATS:
             wrong.append(f"tensor {name}: expected floating-point numbers, found {found[name].dtype}")
     if wrong:
         raise not_the_model(f"{key}={folder}", wrong)
     return found
 
 
+def listed(wrong: list[str]) -> str:
+    """The first eight of what is wrong, a line each, and how many there are besides."""
+    more = [f"and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
+    return "\n".join(f"  {line}" for line in wrong[:SHOWN] + more)
+
+
 def not_the_model(where: str, wrong: list[str]) -> UserError:
-    """The error that lists what is not as the configured model has it, up to eight lines."""
-    lines = [f"  {line}" for line in wrong[:SHOWN]] + [f"  and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
+    """The error that lists what is not as the configured model has it."""
     return UserError(
-        f"{where}: not the configured model\n" + "\n".join(lines) + "\n"
+        f"{where}: not the configured model\n{listed(wrong)}\n"
         "remedy: set the model group (model.num_layers, model.hidden_size, ...) to the checkpoint's config.json"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nemo_forking.model.hf_folder import EMBEDDING, FINAL_NORM, HEAD, ModelShape
+from nemo_forking.model.hf_folder import EMBEDDING, FINAL_NORM, HEAD, ModelShape, head_size
 
 # Megatron's name inside a layer -> the Hugging Face tensors it is made of. Fused tensors list their parts in order.
 LAYER = {
@@ -49,7 +49,7 @@ def split(model: ModelShape, name: str, full: Tensor) -> list[Tensor]:
     """The inverse of fuse."""
     if name.endswith(("linear_qkv.weight", "linear_qkv.bias")):
         groups, per_group = model.num_query_groups, model.num_attention_heads // model.num_query_groups
-        size = model.head_dim or model.hidden_size // model.num_attention_heads
+        size = head_size(model)
         sizes = [per_group * size, size, size]
         parts = full.view(groups, sum(sizes), *full.shape[1:]).split(sizes, 1)
         return [p.flatten(0, 1) for p in parts]

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -268,6 +269,31 @@ def test_a_checkpoint_that_was_ended_keeps_its_finished_layers(ground, tmp_path,
     lines = quietly(config)  # which compares every tensor, too
     assert [line for line in lines if "already" in line] == [f"__{n}_0.distcp is there already" for n in range(3)]
     assert not list((tmp_path / "got").glob(".*.places"))
+
+
+@pytest.mark.parametrize("to", ["huggingface", "megatron"])
+def test_a_conversion_that_was_ended_at_its_last_moment_writes_nothing_again(to, ground, tmp_path, monkeypatch):
+    config = from_base(ground, tmp_path / "got", to=to)
+    monkeypatch.setattr(Path, "rename", lambda *_: sys.exit(1))
+    with pytest.raises(SystemExit):
+        convert(config, print)
+    monkeypatch.undo()
+    files = [f for kind in ("*.safetensors", "*.distcp") for f in (tmp_path / ".got.partial").glob(kind)]
+    kept = {file.name: file.stat().st_mtime_ns for file in files}
+    quietly(config)
+    assert kept and all((tmp_path / "got" / name).stat().st_mtime_ns == at for name, at in kept.items())
+
+
+def test_a_full_disk_is_told_and_the_conversion_goes_on(ground, tmp_path):
+    config = from_base(ground, tmp_path / "got")
+    with pytest.raises(UserError, match=r"cannot be written \(File too large\).*start the same command again"):
+        in_fork(on_little_room, config)
+    assert quietly(config)[-1].endswith("bit for bit")
+
+
+def on_little_room(config: Config) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    quietly(config)
 
 
 def test_files_of_another_source_are_not_kept(ground, tmp_path, monkeypatch):
