@@ -1,12 +1,10 @@
 """Whether two runs came to the same: checkpoint, exported model, metrics, rollouts."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from nemo_forking.training.metrics import OF_THE_MACHINE
-from tests.distributed.runs import weights
+from tests.run_files import records, weights
 
 # torch writes a random id into the first, the second tells of times, and the third hashes both
 UNLIKE = (".metadata", "metrics.jsonl", "checksums.json")
@@ -48,7 +46,7 @@ def _bytes(run: Path, whole: Path, folder: str, names: tuple[str, ...] | None = 
 
 def _metrics(run: Path, whole: Path, exact: bool) -> list[str]:
     try:
-        got, wanted = (_records(home) for home in (run, whole))
+        got, wanted = (records(home) for home in (run, whole))
     except ValueError as error:
         return [f"metrics.jsonl: {error}"]
     if [line["step"] for line in got] != [line["step"] for line in wanted]:
@@ -58,11 +56,6 @@ def _metrics(run: Path, whole: Path, exact: bool) -> list[str]:
         keys = [key for key in same.keys() | line.keys() if not _equal(line.get(key), same.get(key), exact)]
         found += [f"metrics.jsonl, step {same['step']}: {key}" for key in sorted(keys)]
     return found
-
-
-def _records(run: Path) -> list[dict]:
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in OF_THE_MACHINE} for line in lines]
 
 
 def _equal(got, wanted, exact: bool) -> bool:

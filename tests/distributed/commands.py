@@ -2,14 +2,18 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tests.distributed.ranks import run
 
 
-def run_command(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> tuple[int, str]:
-    """Exit status of `main(words)`, and what it printed."""
-    return run(_printing, 1, main, words)[0]
+def record_of(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> dict[str, Any]:
+    """The record that `main(words)`, which is to end well, prints in its last line."""
+    status, printed = run(_printing, 1, main, words)[0]
+    assert status == 0, printed
+    return json.loads(printed.splitlines()[-1])
 
 
 def _printing(rank: int, main: Callable[[Sequence[str]], int], words: Sequence[str]) -> tuple[int, str]:

@@ -8,7 +8,6 @@ Shape letters: B batch, T tokens.
 """
 
 import dataclasses
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -152,6 +151,12 @@ def _watch(config: Config, before: Callable[[], None] | None) -> list[Seen]:
     return seen
 
 
-def lines(file: Path) -> list[dict]:
-    """The objects of a file of JSON lines."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+def on_call(owner: object, name: str, calls: int, act: Callable) -> None:
+    """In the forked rank: after so many calls of `owner.name`, the next one does something else."""
+    real, seen = getattr(owner, name), []
+
+    def counted(*args, **kwargs):
+        seen.append(1)
+        return act() if len(seen) > calls else real(*args, **kwargs)
+
+    setattr(owner, name, counted)

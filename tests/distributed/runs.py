@@ -3,15 +3,14 @@
 NeMo is imported here, once for all tests of a session; a run then costs the fork and its steps.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from nemo_forking.config import Config, build, load
@@ -20,6 +19,8 @@ from nemo_forking.data.folders import written_aside
 from nemo_forking.data.token_file import MANIFEST, TokenFileWriter
 from nemo_forking.training.launch import fork_ranks
 from nemo_forking.training.trainer import train
+from tests.run_files import lines
+from tests.unit.shapes import qwen2_config
 from tests.unit.sources import character_tokenizer
 
 VOCABULARY = 112  # 98 ids of the character tokenizer, then spare rows for the tags
@@ -39,6 +40,11 @@ MODEL = {
     "init_std": 0.2,
     "precision": "fp32",
 }
+
+ONE = {"layout.devices": 1}
+DATA = {"layout.devices": 2}
+TENSOR = DATA | {"layout.tensor": 2}
+PIPELINE = DATA | {"layout.pipeline": 2}
 
 
 @dataclass(frozen=True)
@@ -98,16 +104,10 @@ def write_base(folder: Path, *, tied: bool, change: Callable[[dict], None] | Non
 
 def qwen2(tied: bool) -> Qwen2Config:
     """The shape of MODEL in transformers' words."""
-    return Qwen2Config(
-        hidden_size=MODEL["hidden_size"],
-        intermediate_size=MODEL["ffn_hidden_size"],
-        num_hidden_layers=MODEL["num_layers"],
-        num_attention_heads=MODEL["num_attention_heads"],
-        num_key_value_heads=MODEL["num_query_groups"],
-        vocab_size=MODEL["vocab_size"],
+    return qwen2_config(
+        SimpleNamespace(**MODEL | {"tie_embeddings": tied}),
         rope_theta=MODEL["rope_theta"],
         rms_norm_eps=MODEL["norm_eps"],
-        tie_word_embeddings=tied,
         max_position_embeddings=MODEL["max_length"],
         bos_token_id=None,
         eos_token_id=None,
@@ -237,14 +237,9 @@ def in_fork(function: Callable, *args: Any) -> Any:
     return fork_ranks(function, 1, *args)[0]
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a Hugging Face folder."""
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-
-
 def metrics(config: Config) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (Path(config.run.folder) / "metrics.jsonl").read_text().splitlines()]
+    return lines(Path(config.run.folder) / "metrics.jsonl")
 
 
 def left_behind(config: Config) -> list[str]:

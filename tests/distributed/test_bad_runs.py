@@ -12,10 +12,12 @@ from nemo_forking.errors import UserError
 from nemo_forking.model.qwen2 import WeightedLoss
 from nemo_forking.training.launch import RankFailed, check_data_fits, fork_ranks
 from tests.distributed.runs import (
+    DATA,
+    PIPELINE,
+    TENSOR,
     Ground,
     error_of,
     errors,
-    lay_ground,
     left_behind,
     metrics,
     prepare,
@@ -24,9 +26,6 @@ from tests.distributed.runs import (
     write_base,
 )
 
-TENSOR = {"layout.devices": 2, "layout.tensor": 2}
-PIPELINE = {"layout.devices": 2, "layout.pipeline": 2}
-DATA = {"layout.devices": 2}
 CONTEXT = {"layout.devices": 2, "layout.context": 2}
 LAYOUTS = {
     "one": {},
@@ -36,11 +35,6 @@ LAYOUTS = {
     "data": DATA,
     "context": CONTEXT,
 }
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from megatron.core import dist_checkpointing
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from benchmarks.meter import peak_bytes
 from nemo_forking.config import Config
@@ -32,15 +32,12 @@ from nemo_forking.tags import initial_rows, make_tags
 from nemo_forking.training import trainer
 from nemo_forking.training.checkpoint import unwrapped
 from nemo_forking.weight_files import tensor_entries
-from tests.distributed.runs import VOCABULARY, Ground, in_fork, lay_ground, run, tiny, weights
+from tests.distributed.runs import VOCABULARY, Ground, in_fork, run, tiny
+from tests.run_files import weights
+from tests.unit.shapes import qwen2_config
 
 FOUR = {"layout.devices": 4, "layout.tensor": 2, "layout.pipeline": 2}
 FILE = 2e-5  # GB: several files for the tiny model
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 def asked(config: Config, source: Path, folder: Path, **changes) -> Config:
@@ -214,15 +211,7 @@ def test_at_most_two_layers_are_in_memory(to, ground, tmp_path):
 
 
 def write_random(model, folder: Path) -> None:
-    shape = Qwen2Config(
-        hidden_size=model.hidden_size,
-        intermediate_size=model.ffn_hidden_size,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=model.num_query_groups,
-        vocab_size=model.vocab_size,
-    )
-    Qwen2ForCausalLM(shape).save_pretrained(folder)
+    Qwen2ForCausalLM(qwen2_config(model)).save_pretrained(folder)
 
 
 # ---------------------------------------------------------------- ended and started again

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nemo_forking.config import Config
-from tests.distributed.runs import Ground, errors, lay_ground, run, tiny
-from tests.distributed.test_resume import ADAM, TENSOR, exported, finish, kill, records, trained
+from tests.distributed.resuming import ADAM, assert_same, finish, kill, trained
+from tests.distributed.runs import TENSOR, Ground, errors, run, tiny
 
 FOUR_STEPS = ADAM | {"trainer.max_steps": 4, "trainer.keep_last": 2}
 
@@ -32,11 +32,6 @@ CASES = [("__0_0.distcp", damage) for damage in DAMAGES] + [
     ("extra.json", "flipped"),
     ("metadata.json", "removed"),
 ]
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +64,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_continued(
     warning = capfd.readouterr().err.replace("\n", "")
     assert "is damaged and was renamed to damaged_step_0000003" in warning and file in warning
     assert trained(config)[-2:] == trained(whole)[-2:]  # steps 3, again, and 4
-    assert records(config) == records(whole)
-    assert all((exported(config)[name] == tensor).all() for name, tensor in exported(whole).items())
+    assert_same(config, whole)
 
 
 def test_damage_is_seen_by_all_ranks_of_another_layout(killed, ground, whole, tmp_path):
@@ -94,4 +88,4 @@ def test_a_whole_checkpoint_is_continued_without_a_warning(killed, ground, whole
     config, _ = copied(killed, ground, tmp_path)
     run(config)
     assert "damaged" not in capfd.readouterr().err
-    assert records(config) == records(whole)
+    assert_same(config, whole)

@@ -13,7 +13,7 @@ from nemo_forking.training.fork import tag_logprobs
 from nemo_forking.training.launch import fork_ranks
 from nemo_forking.training.passes import pass_layout
 from nemo_forking.training.step import SetStep
-from tests.distributed.runs import Ground, in_fork, lay_ground, tiny
+from tests.distributed.runs import in_fork, tiny
 from tests.distributed.test_invariance import INTERLEAVED, SEQUENCE, UNPACKED, layout
 
 TEXT = {"tags.spelling": "text"}
@@ -29,11 +29,6 @@ CASES = {
     "data 2": layout(2),
     "tensor 2 x data 2": layout(4, tensor=2),
 }
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 def prompts_of(config: Config) -> list[np.ndarray]:

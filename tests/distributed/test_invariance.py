@@ -11,7 +11,8 @@ import pytest
 
 from nemo_forking.config import Config
 from tests.distributed import reference
-from tests.distributed.runs import Ground, Step, in_fork, lay_ground, run, tiny, weights
+from tests.distributed.runs import Ground, Step, in_fork, run, tiny
+from tests.run_files import weights
 
 TWO_STEPS = {"trainer.max_steps": 2, "optim.lr": 50.0, "optim.min_lr": 50.0}
 
@@ -79,11 +80,6 @@ SETTINGS = {
         "trainer.max_steps": 5,
     },
 }
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.fixture(scope="module")

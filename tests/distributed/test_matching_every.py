@@ -8,17 +8,12 @@ import pytest
 
 from nemo_forking.config import Config
 from tests.distributed import reference
-from tests.distributed.runs import Ground, in_fork, lay_ground, metrics, run, tiny
+from tests.distributed.resuming import ADAM, assert_same, finish, kill, trained
+from tests.distributed.runs import in_fork, metrics, run, tiny
 from tests.distributed.test_invariance import LAYOUTS, compare
-from tests.distributed.test_resume import ADAM, exported, finish, kill, records, trained
 
 EVERY_SECOND = {"matching.every": 2, "batch.questions": 3}
 STEPS = {"trainer.max_steps": 8, "optim.lr": 30.0, "optim.min_lr": 30.0}
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.fixture(scope="module")
@@ -64,5 +59,4 @@ def test_a_killed_run_keeps_the_same_tags(ground, tmp_path):
         kill(killed, after=step)
     finish(killed)
     assert trained(killed) == trained(whole)
-    assert records(killed) == records(whole)
-    assert all((exported(killed)[name] == tensor).all() for name, tensor in exported(whole).items())
+    assert_same(killed, whole)

@@ -29,7 +29,7 @@ from nemo_forking.training.flops import step_flops
 from nemo_forking.training.launch import fork_ranks
 from nemo_forking.training.step import matching_rows, training_rows
 from nemo_forking.training.trainer import train
-from tests.distributed.runs import lay_ground, tiny
+from tests.distributed.runs import DATA, PIPELINE, TENSOR, tiny
 
 WIDE = {  # so that Megatron's rounding of every tensor to 64 numbers is small
     "model.base": None,
@@ -40,9 +40,7 @@ WIDE = {  # so that Megatron's rounding of every tensor to 64 numbers is small
     "batch.questions": 2,
 }
 PADDED = {"batch.packing": False}
-TENSOR = {"layout.devices": 2, "layout.tensor": 2}
 SEQUENCE = TENSOR | {"layout.sequence_parallel": True}
-PIPELINE = {"layout.devices": 2, "layout.pipeline": 2}
 LAYOUTS = {
     "one, packed": {},
     "one, packed, selective": {"layout.recompute": "selective"},
@@ -53,15 +51,10 @@ LAYOUTS = {
     "pipeline": PADDED | PIPELINE,
     "pipeline, tied, full": PADDED | PIPELINE | {"model.tie_embeddings": True, "layout.recompute": "full"},
     "context": PADDED | {"layout.devices": 2, "layout.context": 2},
-    "data": PADDED | {"layout.devices": 2},
-    "data, whole optimizer": PADDED | {"layout.devices": 2, "layout.distributed_optimizer": False},
+    "data": PADDED | DATA,
+    "data, whole optimizer": PADDED | DATA | {"layout.distributed_optimizer": False},
 }
-HALF = {"data": {"layout.devices": 2}, "whole optimizer": {}}
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory):
-    return lay_ground(tmp_path_factory.mktemp("ground"))
+HALF = {"data": DATA, "whole optimizer": {}}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -11,15 +11,16 @@ import pytest
 
 from nemo_forking.rl.batches import Batch
 from nemo_forking.training.policy_loop import batch_record, objective_record
-from tests.distributed.policy_runs import PolicyGround, lay_ground, run, tiny_policy
-from tests.distributed.runs import metrics, weights
+from tests.distributed.policy_runs import PolicyGround, run, tiny_policy
+from tests.distributed.runs import metrics
+from tests.run_files import weights
 
 NONE_COUNTS = {"trainer.max_steps": 1, "rollout.overlong": "masked", "rollout.max_tokens": 1}  # no answer is so short
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> PolicyGround:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
+def ground(policy_ground) -> PolicyGround:
+    return policy_ground
 
 
 @pytest.mark.parametrize(("scope", "ranks"), [("tag", 2), ("all", 1)])

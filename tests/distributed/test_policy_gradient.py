@@ -18,8 +18,9 @@ from nemo_forking.checksums import with_crc
 from nemo_forking.config import Config
 from nemo_forking.evaluation.folder import load_lines
 from tests.distributed.policy_reference import PolicyReference, Rolled, batch_folders
-from tests.distributed.policy_runs import PolicyGround, lay_ground, lines, run, tiny_policy
-from tests.distributed.runs import in_fork, weights
+from tests.distributed.policy_runs import PolicyGround, run, tiny_policy
+from tests.distributed.runs import in_fork
+from tests.run_files import lines, weights
 
 ONE_STEP = {"trainer.max_steps": 1}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -33,8 +34,8 @@ OBJECTIVES = {
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> PolicyGround:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
+def ground(policy_ground) -> PolicyGround:
+    return policy_ground
 
 
 @pytest.fixture(scope="module")

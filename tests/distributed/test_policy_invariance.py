@@ -12,7 +12,7 @@ import pytest
 
 from nemo_forking.config import Config
 from tests.distributed import policy_reference
-from tests.distributed.policy_runs import PolicyGround, Seen, lay_ground, other_base, run, tiny_policy
+from tests.distributed.policy_runs import PolicyGround, Seen, other_base, run, tiny_policy
 from tests.distributed.runs import in_fork
 from tests.distributed.test_invariance import INTERLEAVED, SEQUENCE, UNPACKED, compare_weights, layout
 
@@ -51,8 +51,8 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> PolicyGround:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
+def ground(policy_ground) -> PolicyGround:
+    return policy_ground
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -6,7 +6,7 @@ The kill is a real SIGKILL of rank 0, at every boundary of a step in turn: one l
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from nemo_forking.rl.batches import Batch
 from nemo_forking.training import policy_step
 from nemo_forking.training.checkpoint import Checkpoints
 from nemo_forking.training.launch import RankFailed, fork_ranks
-from nemo_forking.training.metrics import OF_THE_MACHINE
 from nemo_forking.training.policy import train_policy
 from nemo_forking.training.policy_loop import PolicyLoop
 from tests.distributed.policy_reference import batch_folders
-from tests.distributed.policy_runs import SETTING, PolicyGround, lay_ground, lines, run, tiny_policy
-from tests.distributed.runs import metrics, weights
-from tests.distributed.test_resume import ADAM, DATA, ONE, PIPELINE, TENSOR
+from tests.distributed.policy_runs import SETTING, PolicyGround, on_call, run, tiny_policy
+from tests.distributed.resuming import ADAM, assert_same, model
+from tests.distributed.runs import DATA, ONE, PIPELINE, TENSOR, metrics
+from tests.run_files import assert_same_weights, lines
 
 GFPO = ADAM | {"optim.lr": 5e-3, "trainer.max_steps": 3}
 GRPO = GFPO | {"policy.scope": "all", "policy.updates": 2, "trainer.max_steps": 6, "trainer.checkpoint_every": 2}
@@ -53,8 +53,8 @@ BOUNDARIES = {  # where a life ends -> what is called there, how often before it
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> PolicyGround:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
+def ground(policy_ground) -> PolicyGround:
+    return policy_ground
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_gfpo_killed_at_every_boundary_equals_an_undisturbed_run_exactly(ground,
         kill(config, name, passed=1 if life == 0 else 0)
         assert len(metrics(config)) == (2 if name in ("updated", "saved") else 1)
     run(config, partial(count, config))
-    assert_same(config, whole)
+    assert_same_rollouts(config, whole)
     assert_nothing_twice(config)
 
 
@@ -84,7 +84,7 @@ def test_grpo_killed_between_its_updates_equals_an_undisturbed_run_exactly(groun
     kill(config, "before the update", passed=1)
     kill(config, "updated")
     run(config, partial(count, config))
-    assert_same(config, undisturbed)
+    assert_same_rollouts(config, undisturbed)
     assert_nothing_twice(config)
 
 
@@ -102,8 +102,7 @@ def test_every_life_may_have_another_layout(ground, whole, tmp_path):
     for got, same in zip(metrics(config), metrics(whole), strict=True):
         assert got["step"] == same["step"]
         np.testing.assert_allclose(got["grad_norm"], same["grad_norm"], rtol=1e-3)
-    for name, tensor in exported(whole).items():
-        np.testing.assert_allclose(exported(config)[name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
+    assert_same_weights(model(config), model(whole), rtol=1e-3, atol=1e-4)
 
 
 def test_finished_rollouts_of_another_run_are_refused_by_name_on_every_rank(ground, tmp_path):
@@ -137,17 +136,6 @@ def kill(config: Config, name: str, passed: int = 0) -> None:
     assert [stage for stage in STAGES if (folder / stage).exists()][-1:] == ([newest] if newest else [])
 
 
-def on_call(owner: object, name: str, calls: int, act: Callable) -> None:
-    """In the forked rank: after so many calls of `owner.name`, the next one does something else."""
-    real, seen = getattr(owner, name), []
-
-    def counted(*args, **kwargs):
-        seen.append(1)
-        return act() if len(seen) > calls else real(*args, **kwargs)
-
-    setattr(owner, name, counted)
-
-
 def count(config: Config) -> None:
     """In the forked rank: note every line of samples or verdicts, and every request of the engine."""
     add, complete = Growing.add, TransformersEngine._run
@@ -171,22 +159,11 @@ def count(config: Config) -> None:
 # ---------------------------------------------------------------- what became of it
 
 
-def exported(config: Config) -> dict:
-    return weights(Path(config.run.folder) / "model")
-
-
-def records(config: Config) -> list[dict]:
-    """The lines of metrics.jsonl without what was measured of the machine."""
-    return [{key: value for key, value in line.items() if key not in OF_THE_MACHINE} for line in metrics(config)]
-
-
-def assert_same(config: Config, whole: Config) -> None:
-    """Bit for bit: rollouts, rewards, metrics, weights."""
+def assert_same_rollouts(config: Config, whole: Config) -> None:
+    """Bit for bit: rollouts and rewards; metrics and weights, too."""
     for got, same in zip(batch_folders(config), batch_folders(whole), strict=True):
         assert [(got / file).read_bytes() for file in FILES] == [(same / file).read_bytes() for file in FILES]
-    assert records(config) == records(whole)
-    assert exported(config).keys() == exported(whole).keys()
-    assert all((exported(config)[name] == tensor).all() for name, tensor in exported(whole).items())
+    assert_same(config, whole)
 
 
 def assert_nothing_twice(config: Config) -> None:

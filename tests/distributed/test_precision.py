@@ -13,7 +13,8 @@ from nemo.lightning.pytorch.plugins.mixed_precision import update_config_with_dt
 from nemo_forking.config import Config, load
 from nemo_forking.training.fp8 import FORMATS
 from nemo_forking.training.trainer import mixed_precision, model_config
-from tests.distributed.runs import lay_ground, metrics, run, tiny, weights
+from tests.distributed.runs import metrics, run, tiny
+from tests.run_files import weights
 
 STEPS = {
     "optim.lr": 1e-2,
@@ -27,11 +28,6 @@ LAYOUTS = {
     "pipeline": {"layout.devices": 2, "layout.pipeline": 2},
     "data, overlapped": {"layout.devices": 2, "layout.overlap_grad_reduce": True, "layout.overlap_param_gather": True},
 }
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory):
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 def in_bf16(config: Config) -> Config:

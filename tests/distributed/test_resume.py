@@ -3,48 +3,25 @@
 The kill is a real SIGKILL of one rank. Eight questions, four a step: every second step ends an epoch.
 """
 
-import json
 import os
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
 from nemo_forking.config import Config
 from nemo_forking.training import checkpoint
 from nemo_forking.training.launch import RankFailed
-from nemo_forking.training.metrics import OF_THE_MACHINE
-from tests.distributed.runs import Ground, errors, lay_ground, metrics, run, tiny, weights
+from tests.distributed.resuming import ADAM, STEPS, assert_same, finish, kill, model, note, trained
+from tests.distributed.runs import DATA, ONE, PIPELINE, TENSOR, Ground, errors, metrics, run, tiny
+from tests.run_files import assert_same_weights, records
 
-STEPS = 6
-ADAM = {
-    "optim.lr": 2e-2,
-    "optim.min_lr": 1e-3,
-    "optim.warmup_fraction": 0.3,
-    "optim.weight_decay": 0.1,
-    "optim.beta1": 0.9,
-    "optim.beta2": 0.95,
-    "optim.eps": 1e-3,
-    "optim.clip_grad": 1.0,
-    "trainer.max_steps": STEPS,
-    "trainer.checkpoint_every": 1,
-}
-ONE = {"layout.devices": 1}
-TENSOR = {"layout.devices": 2, "layout.tensor": 2}
-PIPELINE = {"layout.devices": 2, "layout.pipeline": 2}
-DATA = {"layout.devices": 2}
 CONTEXT = {"layout.devices": 2, "layout.context": 2, "batch.packing": False}
 INTERLEAVED = PIPELINE | {"layout.virtual_pipeline": 2}
 FOUR = {"layout.devices": 4, "layout.tensor": 2, "layout.pipeline": 2, "layout.sequence_parallel": True}
 OVERLAPPED = DATA | {"layout.overlap_grad_reduce": True, "layout.overlap_param_gather": True}
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +46,7 @@ def test_a_run_killed_after_every_step_equals_an_uninterrupted_one_exactly(groun
     assert not (tmp_path / "model").exists()  # killed after the last step: nothing exported yet
     finish(config)
     assert trained(config) == trained(whole)
-    assert records(config) == records(whole)
-    assert all((weights(tmp_path / "model")[name] == tensor).all() for name, tensor in exported(whole).items())
+    assert_same(config, whole)
 
 
 def test_every_life_may_have_another_layout(ground, whole, tmp_path):
@@ -135,9 +111,9 @@ def test_half_a_line_of_metrics_is_dropped(ground, whole, tmp_path):
 
 
 def test_a_finished_run_trains_no_more(ground, whole, tmp_path):
-    before = records(whole)
+    before = metrics(whole)
     assert run(whole) == [[]]
-    assert records(whole) == before
+    assert metrics(whole) == before
 
 
 def test_another_run_is_not_continued(ground, whole):
@@ -147,58 +123,6 @@ def test_another_run_is_not_continued(ground, whole):
         assert "belongs to another run" in message
         assert "matching.tokens: there 10, here 9" in message and "run.seed: there 1, here 2" in message
         assert "remedy: restore these values, or choose another run.folder" in message
-
-
-# ---------------------------------------------------------------- one life
-
-
-def kill(config: Config, after: int) -> None:
-    """Train until `after` steps are done, then SIGKILL one rank, another one each time."""
-    victim = str(after % config.layout.processes)
-    write = note(config)
-
-    def strike(record: dict) -> None:
-        write(record)
-        dist.barrier()  # let rank 0 write before another one's death ends it
-        if record["step"] == after and os.environ["RANK"] == victim:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    with pytest.raises(RankFailed, match=f"rank {victim} was ended by SIGKILL"):
-        run(config, strike)
-
-
-def finish(config: Config) -> Config:
-    run(config, note(config))
-    return config
-
-
-def note(config: Config):
-    """Rank 0 writes down what it trained, whatever becomes of it."""
-
-    def write(record: dict) -> None:
-        if os.environ["RANK"] == "0":
-            matched = record["matched"]
-            seen = {name: record[name] for name in ("step", "loss", "grad_norm", "lr", "change_rate", "tag_teacher")}
-            seen |= {"questions": [q.id for q in matched.questions], "sigma_QM": matched.sigma_QM.tolist()}
-            seen |= {"cost_QNM": None if matched.cost_QNM is None else matched.cost_QNM.tolist()}
-            with open(Path(config.run.folder) / "trained.jsonl", "a") as file:
-                file.write(json.dumps(seen) + "\n")
-
-    return write
-
-
-def trained(config: Config) -> list[dict]:
-    """What rank 0 trained in all lives, in order."""
-    return [json.loads(line) for line in (Path(config.run.folder) / "trained.jsonl").read_text().splitlines()]
-
-
-def records(config: Config) -> list[dict]:
-    """The lines of metrics.jsonl without what was measured of the machine."""
-    return [{key: value for key, value in line.items() if key not in OF_THE_MACHINE} for line in metrics(config)]
-
-
-def exported(config: Config) -> dict:
-    return weights(Path(config.run.folder) / "model")
 
 
 def assert_continued(config: Config, whole: Config) -> None:
@@ -211,10 +135,9 @@ def assert_continued(config: Config, whole: Config) -> None:
             assert got[key] == same[key], (got["step"], key)
         for key in ("loss", "grad_norm", "cost_QNM"):
             np.testing.assert_allclose(got[key], same[key], rtol=1e-4, err_msg=f"step {got['step']}: {key}")
-    for got, same in zip(records(config), records(whole), strict=True):
+    for got, same in zip(records(config.run.folder), records(whole.run.folder), strict=True):
         assert got.keys() == same.keys()
         assert [got[key] for key in ("lr", "change_rate", "tag_usage")] == [
             same[key] for key in ("lr", "change_rate", "tag_usage")
         ]
-    for name, tensor in exported(whole).items():
-        np.testing.assert_allclose(exported(config)[name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
+    assert_same_weights(model(config), model(whole), rtol=1e-3, atol=1e-4)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from nemo_forking.config import Config
 from nemo_forking.config.compose import CONF
@@ -23,8 +23,9 @@ from nemo_forking.model.hf_folder import EMBEDDING, HEAD
 from nemo_forking.tags import initial_rows, make_tags
 from nemo_forking.training.launch import fork_ranks
 from nemo_forking.training.trainer import model_config, start_rank
-from tests.distributed import runs
 from tests.distributed.runs import Ground, lay_ground, tiny
+from tests.run_files import weights as weights_of
+from tests.unit.shapes import qwen2_config
 
 FAMILIES = ["0p5b", "1p5b", "3b", "7b", "14b", "32b", "72b"]
 ROWS = {151936: 152, 152064: 160}  # the published vocabularies -> those tried here
@@ -66,19 +67,7 @@ def made(ground: Ground, folder: Path, shape: dict, tokenizer: Path | None = Non
 
 def write(model: ModelConfig, folder: Path) -> None:
     torch.manual_seed(0)
-    shape = Qwen2Config(
-        hidden_size=model.hidden_size,
-        intermediate_size=model.ffn_hidden_size,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=model.num_query_groups,
-        head_dim=model.head_dim or model.hidden_size // model.num_attention_heads,
-        vocab_size=model.vocab_size,
-        rope_theta=model.rope_theta,
-        rms_norm_eps=model.norm_eps,
-        tie_word_embeddings=model.tie_embeddings,
-        initializer_range=0.1,
-    )
+    shape = qwen2_config(model, rope_theta=model.rope_theta, rms_norm_eps=model.norm_eps, initializer_range=0.1)
     network = Qwen2ForCausalLM(shape).to(torch.bfloat16)
     for name, parameter in network.named_parameters():
         if name.endswith("bias") or "norm" in name:
@@ -108,7 +97,7 @@ def check_there_and_back(config: Config, folder: Path, **changes) -> None:
     lines = converted(config, Path(config.model.base), folder / "megatron", to="megatron", tags=True, **changes)
     assert not changes or "logits of 128 tokens differ from transformers' by at most" in lines[-1]
     converted(config, folder / "megatron", folder / "back")
-    expected, got = with_tag_rows(config, runs.weights(Path(config.model.base))), runs.weights(folder / "back")
+    expected, got = with_tag_rows(config, weights_of(Path(config.model.base))), weights_of(folder / "back")
     assert len(list((folder / "back").glob("*.safetensors"))) > 1
     assert got.keys() == expected.keys() and (HEAD in got) == (not config.model.tie_embeddings)
     for name, tensor in expected.items():

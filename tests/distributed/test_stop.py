@@ -13,19 +13,14 @@ import pytest
 from nemo_forking.config import Config
 from nemo_forking.errors import Stopped
 from nemo_forking.evaluation.folder import Growing
-from tests.distributed import policy_runs
-from tests.distributed.policy_runs import tiny_policy
-from tests.distributed.runs import VOCABULARY, Ground, lay_ground, metrics, run, tiny
-from tests.distributed.test_policy_resume import GFPO, assert_same, on_call
-from tests.distributed.test_resume import ADAM, FOUR, TENSOR, exported, finish, note, records, trained
+from tests.distributed import policy_runs, test_policy_resume
+from tests.distributed.policy_runs import on_call, tiny_policy
+from tests.distributed.resuming import ADAM, assert_same, finish, note, trained
+from tests.distributed.runs import TENSOR, VOCABULARY, metrics, run, tiny
+from tests.distributed.test_resume import FOUR
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "ssft.py")
 SELDOM = ADAM | {"trainer.checkpoint_every": 100}
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.mark.parametrize(
@@ -41,8 +36,7 @@ def test_a_signal_that_one_rank_hears_stops_all_after_the_step(number, layout, r
     assert not Path(stopped.run.folder, "model").exists()
     finish(stopped)
     assert trained(stopped) == trained(whole)
-    assert records(stopped) == records(whole)
-    assert all((exported(stopped)[name] == tensor).all() for name, tensor in exported(whole).items())
+    assert_same(stopped, whole)
 
 
 def strike(config: Config, rank: int, number: int, record: dict) -> None:
@@ -57,10 +51,9 @@ def test_a_signal_after_the_last_step_changes_nothing(ground, tmp_path):
     assert (tmp_path / "model").exists()
 
 
-def test_rollouts_are_interrupted_at_once_and_not_drawn_again(tmp_path):
-    ground = policy_runs.lay_ground(tmp_path / "ground")
-    changes = GFPO | TENSOR | {"trainer.checkpoint_every": 100}
-    whole, stopped = (tiny_policy(ground, tmp_path / name, changes) for name in ("whole", "stopped"))
+def test_rollouts_are_interrupted_at_once_and_not_drawn_again(policy_ground, tmp_path):
+    changes = test_policy_resume.GFPO | TENSOR | {"trainer.checkpoint_every": 100}
+    whole, stopped = (tiny_policy(policy_ground, tmp_path / name, changes) for name in ("whole", "stopped"))
     policy_runs.run(whole)
 
     def hear_in_the_second_batch() -> None:
@@ -72,7 +65,7 @@ def test_rollouts_are_interrupted_at_once_and_not_drawn_again(tmp_path):
     assert len(metrics(stopped)) == 1
     assert (Path(stopped.run.folder) / "rollouts" / "batch_0000002" / "samples.jsonl.partial").exists()
     policy_runs.run(stopped)
-    assert_same(stopped, whole)
+    test_policy_resume.assert_same_rollouts(stopped, whole)
 
 
 def test_the_recipe_hands_the_signal_on_and_tells_its_caller_to_start_it_again(ground, tmp_path):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.distributed import reference
-from tests.distributed.runs import Ground, in_fork, lay_ground, run, tiny, weights
+from tests.distributed.runs import in_fork, run, tiny
 from tests.distributed.test_invariance import TWO_STEPS, compare, layout
+from tests.run_files import weights
 
 TEXT = {"tags.spelling": "text"}
 LAYOUTS = {
@@ -24,11 +25,6 @@ COUNTED = {
     "tag neither learnt nor matched": {"loss.include_tag": False},
     "no tag": {"matching.rule": "none"},
 }
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,10 @@ from nemo_forking.errors import Stopped
 from nemo_forking.evaluation.folder import Growing
 from nemo_forking.training import hang, step
 from tests.distributed import policy_runs
-from tests.distributed.policy_runs import tiny_policy
-from tests.distributed.runs import Ground, lay_ground, metrics, run, tiny
-from tests.distributed.test_policy_resume import on_call
+from tests.distributed.policy_runs import on_call, tiny_policy
+from tests.distributed.runs import DATA, TENSOR, metrics, run, tiny
 
 SOON = {"trainer.hang_minutes": 4 / 60, "trainer.max_steps": 3, "trainer.checkpoint_every": 1}
-TWO, TENSOR = {"layout.devices": 2}, {"layout.devices": 2, "layout.tensor": 2}
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 def told(config: Config, attempt: int = 1) -> tuple[str, dict[int, str]]:
@@ -51,7 +44,7 @@ def sleep_at(module, name: str) -> None:
 
 
 def test_a_rank_that_sleeps_in_the_matching_pass_is_named_and_a_second_start_goes_on(ground, tmp_path, capfd):
-    config = tiny(ground, tmp_path, SOON | TWO)
+    config = tiny(ground, tmp_path, SOON | DATA)
     with pytest.raises(Stopped, match="trainer.hang_minutes"):
         run(config, after_a_step(config, 1, lambda: sleep_at(step, "score")))
     summary, stacks = told(config)
@@ -82,9 +75,8 @@ def test_a_stopped_rank_is_told_of_by_the_others(ground, tmp_path):
     assert list(stacks) == [0]
 
 
-def test_rollouts_count_as_progress_of_all_ranks_until_they_stand_still(tmp_path):
-    ground = policy_runs.lay_ground(tmp_path / "ground")
-    config = tiny_policy(ground, tmp_path / "run", SOON | TENSOR | {"trainer.max_steps": 1})
+def test_rollouts_count_as_progress_of_all_ranks_until_they_stand_still(policy_ground, tmp_path):
+    config = tiny_policy(policy_ground, tmp_path / "run", SOON | TENSOR | {"trainer.max_steps": 1})
 
     def slow_then_stuck() -> None:
         if os.environ["RANK"] == "0":

@@ -23,13 +23,12 @@ from tests.distributed.runs import (
     Ground,
     errors,
     in_fork,
-    lay_ground,
     left_behind,
     run,
     tiny,
-    weights,
     write_base,
 )
+from tests.run_files import assert_same_weights, weights
 
 STILL = {"optim.lr": 1e-30, "optim.min_lr": 1e-30, "optim.eps": 1.0, "matching.rule": "random"}
 LAYOUTS = {
@@ -41,11 +40,6 @@ LAYOUTS = {
 }
 NAMES = ("folder", "checkpoint")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
-    return lay_ground(tmp_path_factory.mktemp("ground"))
 
 
 def still(ground: Ground, folder: Path, tied: bool, changes: dict) -> Config:
@@ -124,8 +118,7 @@ def test_a_run_from_a_megatron_checkpoint_is_the_one_from_the_folder(layout, tie
     check_base(checkpoint.model.base, checkpoint.model)
     for expected, found in zip(run(folder), run(checkpoint), strict=True):
         assert [(s.loss, s.grad_norm) for s in found] == [(s.loss, s.grad_norm) for s in expected]
-    expected, found = weights(tmp_path / "folder" / "model"), weights(tmp_path / "checkpoint" / "model")
-    assert expected.keys() == found.keys() and all(torch.equal(found[name], t) for name, t in expected.items())
+    assert_same_weights(tmp_path / "checkpoint" / "model", tmp_path / "folder" / "model")
     identities = [json.loads((tmp_path / name / "model" / "provenance.json").read_text())["identity"] for name in NAMES]
     assert identities[0]["model.base"] != identities[1]["model.base"]  # a run is continued from its own base
 

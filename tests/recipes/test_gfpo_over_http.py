@@ -9,8 +9,8 @@ import torch
 from nemo_forking.config import Config
 from nemo_forking.errors import UserError
 from nemo_forking.training.launch_policy import start_policy
-from nemo_forking.training.metrics import OF_THE_MACHINE
-from tests.distributed import policy_runs, runs
+from tests.distributed import policy_runs
+from tests.run_files import records, weights
 from tests.serving.local_server import LocalServer
 
 ROLLOUTS = 4 * 8  # of a batch: questions times group
@@ -30,17 +30,17 @@ def over(ground, folder: Path, *servers: LocalServer) -> Config:
 
 def trained(ground, folder: Path, *servers: LocalServer):
     """What a run over these servers leaves."""
-    policy_runs.run(config := over(ground, folder, *servers))
-    lines = [{name: v for name, v in line.items() if name not in OF_THE_MACHINE} for line in runs.metrics(config)]
-    return lines, runs.weights(folder / "model")
+    policy_runs.run(over(ground, folder, *servers))
+    return records(folder), weights(folder / "model")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(ground, tmp_path_factory):
-    lines, weights = trained(ground, tmp_path_factory.mktemp("undisturbed") / "run")
+    lines, trained_weights = trained(ground, tmp_path_factory.mktemp("undisturbed") / "run")
     assert len(lines) == 2 and all(line["grad_norm"] > 0 for line in lines)
-    assert not all(torch.equal(weight, runs.weights(ground.base)[name]) for name, weight in weights.items())
-    return lines, weights
+    base = weights(ground.base)
+    assert not all(torch.equal(weight, base[name]) for name, weight in trained_weights.items())
+    return lines, trained_weights
 
 
 def check_equal(found, expected):

@@ -1,18 +1,15 @@
 """SSFT on two simulated nodes of a real Slurm, disturbed in every way Slurm has: the same numbers in the end."""
 
-import json
 import os
 import re
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from nemo_forking.cluster.slurm import LOGS, job_of, submit
 from nemo_forking.config import load
-from nemo_forking.training.metrics import OF_THE_MACHINE
+from tests.run_files import assert_same_weights, records
 from tests.slurm.conftest import STEPS
 
 
@@ -96,9 +93,8 @@ def attempt_log(number: int, attempt: int) -> str:
 
 
 def steps(folder: Path) -> list[dict]:
-    """A run's metrics, without what depends on the machine."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-    return [{key: value for key, value in json.loads(line).items() if key not in OF_THE_MACHINE} for line in lines]
+    """A run's metrics so far, without what depends on the machine."""
+    return records(folder) if (folder / "metrics.jsonl").exists() else []
 
 
 def wait_for_steps(cluster, folder: Path, count: int) -> None:
@@ -118,8 +114,4 @@ def assert_same(folder: Path, whole: Path) -> None:
     """Every step's losses, costs and tags, and every weight: equal to the last bit."""
     assert len(steps(whole)) == STEPS
     assert steps(folder) == steps(whole)
-    ours, theirs = ({p.name: load_file(p) for p in (run / "model").glob("*.safetensors")} for run in (folder, whole))
-    assert ours.keys() == theirs.keys() and ours
-    for name, tensors in theirs.items():
-        for tensor, value in tensors.items():
-            np.testing.assert_array_equal(ours[name][tensor], value, err_msg=tensor)
+    assert_same_weights(folder / "model", whole / "model")
