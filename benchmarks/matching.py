@@ -6,25 +6,27 @@ Three ways to the same costs (benchmarks/ways.py): ours, one padded forward a pa
 if their costs differ. Needs Megatron-Core and transformers, not NeMo; runs on the GPU where there is one.
 """
 
-import statistics
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from benchmarks.settings import WIDTHS_32B, run
+from benchmarks.settings import WIDTHS_32B, ModelSettings, model_line, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}  # relative; bf16 rounds hidden states to 3 digits
 
+ON_CPU = {"layers": 4, "hidden": 128, "ffn": 384, "heads": 4, "groups": 2, "vocabulary": 152064, "chunk": 128}
 ON_GPU = {
+    "layers": 4,
     **WIDTHS_32B,
+    "vocabulary": 152064,
     "questions": 4,
     "prompt": 300,
     "prefix": 1000,
@@ -37,26 +39,16 @@ ON_GPU = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The shape that is measured; the defaults are for two CPU cores."""
+class Settings(ModelSettings):
+    """Model, rows and packs."""
 
-    layers: int = key("decoder layers", default=4, at_least=1)
-    hidden: int = key("hidden size", default=128, at_least=1)
-    ffn: int = key("inner size of the MLP", default=384, at_least=1)
-    heads: int = key("attention heads", default=4, at_least=1)
-    groups: int = key("key-value heads", default=2, at_least=1)
-    vocabulary: int = key("rows of the embedding and of the head", default=152064, at_least=16)
     questions: int = key("questions Q of the step", default=1, at_least=1)
     tags: int = key("tags N", default=6, at_least=1)
     traces: int = key("traces M of every question", default=4, at_least=1)
     prompt: int = key("tokens of a prompt, on average; they vary by 30 %", default=60, at_least=2)
     prefix: int = key("tokens T_r of a trace that count; traces are 0.5 to 1.5 times as long", default=200, at_least=2)
     pack: int = key("ours: tokens of a packed micro-batch", default=4096, at_least=1)
-    chunk: int = key("ours: label rows whose logits are held at a time", default=128, at_least=1)
     rows: int = key("batched: pairs of one forward", default=4, at_least=1)
-    precision: Literal["fp32", "bf16"] = key("type of weights and activations", default="fp32")
-    repeats: int = key("timed runs of each way; the median counts", default=3, at_least=1)
-    seed: int = key("of weights, lengths and tokens", default=0)
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -66,17 +58,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Megatron's, about kernels that are not installed
-        import torch
-
         from benchmarks import meter, models, ways
 
     s, rows = settings, random_rows(settings)
     longest = max(len(row.ids) for row in rows)
     if longest > s.pack:
         raise UserError(f"pack={s.pack} is less than the longest row's {longest} tokens: raise it, or lower prefix")
-    size = models.Size(
-        s.layers, s.hidden, s.ffn, s.heads, s.groups, s.vocabulary, max(longest, s.pack), models.DTYPES[s.precision]
-    )
+    size = models.Size.of(s, max_length=s.pack)
     with models.one_process() as device, tempfile.TemporaryDirectory(prefix="matching-") as folder:
         reference = models.write_transformers(size, Path(folder), device, s.seed)
         model = models.read_megatron(size, Path(folder), device, s.chunk)
@@ -89,15 +77,13 @@ def measure(settings: Settings) -> dict[str, Any]:
         for name, call in calls.items():  # not timed: the meter slows it down, and it warms up
             peaks[name], cost_R = meter.peak_bytes(call, device)
             costs[name] = cost_R.cpu().numpy()
-        times = meter.in_turn(calls, s.repeats, device)
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+        medians, times = meter.in_turn(calls, s.repeats, device)
     done = ways.work(rows, s.pack, s.rows)
     others = [name for name in calls if name != "ours"]
     cost_NR = costs["ours"].reshape(s.questions, s.tags, s.traces)
     return {
         "benchmark": "matching",
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        **meter.machine(device),
         "shape": asdict(s),
         "pairs": len(rows),
         "ways": {n: {"seconds": medians[n], "all_seconds": times[n], "peak_bytes": peaks[n], **done[n]} for n in calls},
@@ -110,16 +96,15 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 def random_rows(settings: Settings) -> list:
     """All Q x N x M rows of random tokens, cut as the set step cuts them."""
+    from benchmarks.steps import last_rows
     from nemo_forking.data.token_file import Question, Trace
-    from nemo_forking.tags import Tags
     from nemo_forking.training.step import matching_rows
 
     s, random = settings, np.random.default_rng(settings.seed)
-    first_tag = s.vocabulary - s.tags
-    tags = Tags("special", tuple((first_tag + n,) for n in range(s.tags)), 0, ((),) * s.tags)
+    tags = last_rows(s.vocabulary, s.tags)
 
     def tokens(low: float, high: float) -> np.ndarray:
-        return random.integers(0, first_tag, random.integers(max(1, int(low)), int(high) + 1))
+        return random.integers(0, min(tags.fork_ids), random.integers(max(1, int(low)), int(high) + 1))
 
     questions = []
     for q in range(s.questions):
@@ -139,10 +124,7 @@ def show(record: dict[str, Any]) -> None:
         f"{record['pairs']} pairs = {s['questions']} questions x {s['tags']} tags x {s['traces']} traces; "
         f"prompts of about {s['prompt']} tokens, T_r = {s['prefix']}"
     )
-    console.print(
-        f"{s['layers']} layers, hidden {s['hidden']}, vocabulary {s['vocabulary']:,}, {s['precision']}; "
-        f"{record['device']}, {record['threads']} threads"
-    )
+    console.print(model_line(record))
     table = Table("way", "tokens", "in the head", "seconds", "peak MB", "ours is faster", "in memory")
     for name, way in record["ways"].items():
         cells = [
@@ -172,7 +154,7 @@ def disagreement(record: dict[str, Any]) -> str | None:
 
 def main(words: Sequence[str]) -> int:
     """Run, print the table and, last, the JSON line; the exit status."""
-    return run(__doc__, Settings, words, measure=measure, show=show, problem=disagreement, on_gpu=ON_GPU)
+    return run(__doc__, Settings, words, measure=measure, show=show, problem=disagreement, on_cpu=ON_CPU, on_gpu=ON_GPU)
 
 
 if __name__ == "__main__":

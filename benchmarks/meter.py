@@ -1,5 +1,6 @@
 """Time and peak memory of one call, on a GPU or on the CPU."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,13 +25,15 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
     return clock() - started
 
 
-def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every call, `repeats` times: one call after the other, so that a busy moment meets them all."""
+def in_turn(
+    calls: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Median of every call's seconds, and all of them: one call after the other, so a busy moment meets them all."""
     times = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             times[name].append(seconds(call, device))
-    return times
+    return {name: statistics.median(of_call) for name, of_call in times.items()}, times
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
@@ -48,6 +51,14 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[int, Any]
     with _Allocations() as allocations:
         result = call()
     return allocations.peak, result
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a record says of the machine."""
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _wait(device: torch.device) -> None:

@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer import TransformerConfig
+from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.utils import ModelOutput
 
+from benchmarks.settings import ModelSettings
 from nemo_forking.config.schema import ModelConfig
 from nemo_forking.model import cpu, sources, weights
 from nemo_forking.model.gpt import LabelRowsGPT
@@ -35,6 +38,11 @@ class Size:
     vocabulary: int
     max_length: int
     dtype: torch.dtype
+
+    @classmethod
+    def of(cls, s: ModelSettings, max_length: int) -> "Size":
+        """The shape that settings ask for."""
+        return cls(s.layers, s.hidden, s.ffn, s.heads, s.groups, s.vocabulary, max_length, DTYPES[s.precision])
 
     def model_config(self) -> ModelConfig:
         """The same as the project's configuration has it, which counts operations."""
@@ -118,6 +126,15 @@ def write_transformers(size: Size, folder: Path, device: torch.device, seed: int
                 param.normal_(0.0, spread, generator=generator)
     model.save_pretrained(folder)
     return model
+
+
+def read(model: nn.Module, ids_BT: Tensor, **more) -> ModelOutput:
+    """What transformers' model, or its body, makes of ids [B, T] that are padded on the right, if at all.
+
+    The mask of ones hides nothing, nor need it: the model is causal. Without one transformers makes a mask [T, T], for
+    which torch has slower attention.
+    """
+    return model(ids_BT, attention_mask=torch.ones_like(ids_BT), use_cache=False, **more)
 
 
 def read_megatron(size: Size, folder: Path, device: torch.device, chunk: int, *, compile: bool = False) -> LabelRowsGPT:

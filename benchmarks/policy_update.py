@@ -7,7 +7,6 @@ each as the project does it and on a Hugging Face model. Exits with 1 if their g
 and transformers, not NeMo; runs on the GPU where there is one.
 """
 
-import statistics
 import sys
 import tempfile
 import warnings
@@ -19,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.settings import WIDTHS_32B, run
+from benchmarks.settings import WIDTHS_32B, ModelSettings, model_line, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
 
@@ -36,6 +35,7 @@ TITLES = {
     "plain_grpo": "plain GRPO",
 }  # in the table's order
 
+ON_CPU = {"hidden": 128, "ffn": 692, "heads": 4, "vocabulary": 3802, "chunk": 128}  # Qwen2.5-32B's widths over 40
 ON_GPU = {
     "layers": 4,
     **WIDTHS_32B,
@@ -51,15 +51,9 @@ ON_GPU = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The shape that is measured; the defaults are for two CPU cores, Qwen2.5-32B's widths over 40."""
+class Settings(ModelSettings):
+    """Model, rollouts and packs."""
 
-    layers: int = key("decoder layers", default=2, at_least=1)
-    hidden: int = key("hidden size", default=128, at_least=1)
-    ffn: int = key("inner size of the MLP", default=692, at_least=1)
-    heads: int = key("attention heads", default=4, at_least=1)
-    groups: int = key("key-value heads", default=1, at_least=1)
-    vocabulary: int = key("rows of the embedding and of the head", default=3802, at_least=16)
     questions: int = key("questions Q of the batch", default=2, at_least=1)
     tags: int = key("tags N", default=4, at_least=1)
     rollouts: int = key("rollouts G of a question, each tag as often: a multiple of tags", default=4, at_least=2)
@@ -71,11 +65,8 @@ class Settings:
     fork_pack: int | None = key(
         "GFPO: tokens of a packed micro-batch; null for its longest row's", default=None, at_least=1
     )
-    chunk: int = key("ours: label rows whose logits are held at a time", default=128, at_least=1)
     rows: int = key("plain GRPO: rollouts of one forward, whose logits are all held", default=2, at_least=1)
     precision: Literal["fp32", "bf16"] = key("type of weights, activations and gradients", default="fp32")
-    repeats: int = key("timed runs of each way; the median counts", default=3, at_least=1)
-    seed: int = key("of weights, lengths, tokens and rewards", default=0)
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -89,9 +80,9 @@ def measure(settings: Settings) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # Megatron's, about kernels that are not installed
         import torch
 
-        from benchmarks import models
+        from benchmarks import meter, models
 
-    size = models.Size(s.layers, s.hidden, s.ffn, s.heads, s.groups, s.vocabulary, longest, models.DTYPES[s.precision])
+    size = models.Size.of(s, max_length=longest)
     with models.one_process() as device, tempfile.TemporaryDirectory(prefix="policy-update-") as folder:
         reference = models.write_transformers(size, Path(folder), device, s.seed)
         model = models.read_megatron(size, Path(folder), device, s.chunk)
@@ -100,8 +91,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         lengths = [_measure(s, tokens, size, model, reference, device) for tokens in s.completions]
     return {
         "benchmark": "policy_update",
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        **meter.machine(device),
         "shape": asdict(s),
         "lengths": lengths,
     }
@@ -131,9 +121,8 @@ def random_prompts(settings: Settings) -> list[np.ndarray]:
 def _measure(s: Settings, tokens: int, size, model, reference, device) -> dict[str, Any]:
     """The record of one length of completions."""
     from benchmarks import meter, steps, updates
-    from nemo_forking.tags import Tags
 
-    tags = Tags("special", tuple((s.vocabulary - s.tags + n,) for n in range(s.tags)), 0, ((),) * s.tags)
+    tags = steps.last_rows(s.vocabulary, s.tags)
     given = updates.random_rollouts(model, random_prompts(s), tags, s.rollouts, tokens, s.seed)
     fork, every, whole = updates.gfpo(given, every=False), updates.gfpo(given, every=True), updates.grpo(given)
     calls: dict[str, Callable[[], None]] = {  # the plain one first, so that its gradients are there to compare with
@@ -143,15 +132,14 @@ def _measure(s: Settings, tokens: int, size, model, reference, device) -> dict[s
         "gfpo_every": partial(updates.ours, model, every, s.fork_pack),
         "plain_grpo": partial(updates.plain_grpo, reference, given, s.rows),
         "grpo": partial(updates.ours, model, whole, s.pack),
-        "grpo_recompute": partial(updates.ours, model, whole, s.pack, recompute=True),
+        "grpo_recompute": partial(updates.ours, model, whole, s.pack, recompute="full"),
     }
     peaks, difference = {}, {}
     for name, call in calls.items():  # not timed: the meter slows it down, and it warms up
         peaks[name], _ = meter.peak_bytes(call, device)
         if name in PLAIN:
             difference[name] = steps.gradient_difference(model, reference)
-    times = meter.in_turn(calls, s.repeats, device)
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    medians, times = meter.in_turn(calls, s.repeats, device)
     done = updates.work(given, fork, whole, (s.fork_pack, s.pack), s.rows)
     return {
         "completion": tokens,
@@ -172,10 +160,7 @@ def show(record: dict[str, Any]) -> None:
     s = record["shape"]
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{s['questions']} questions, each {s['rollouts']} rollouts; prompts of about {s['prompt']} tokens")
-    console.print(
-        f"{s['layers']} layers, hidden {s['hidden']}, vocabulary {s['vocabulary']:,}, {s['precision']}; "
-        f"{record['device']}, {record['threads']} threads; forward and backward, no optimizer step"
-    )
+    console.print(f"{model_line(record)}; forward and backward, no optimizer step")
     for length in record["lengths"]:
         _show_length(console, length)
 
@@ -220,7 +205,7 @@ def disagreement(record: dict[str, Any]) -> str | None:
 
 def main(words: Sequence[str]) -> int:
     """Run, print the tables and, last, the JSON line; the exit status."""
-    return run(__doc__, Settings, words, measure=measure, show=show, problem=disagreement, on_gpu=ON_GPU)
+    return run(__doc__, Settings, words, measure=measure, show=show, problem=disagreement, on_cpu=ON_CPU, on_gpu=ON_GPU)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ NeMo; runs on the GPU where there is one.
 """
 
 import math
-import statistics
 import sys
 import tempfile
 import warnings
@@ -16,16 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from benchmarks.settings import WIDTHS_32B, run
+from benchmarks.settings import WIDTHS_32B, ModelSettings, model_line, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
 
 GOAL = 0.05  # largest relative difference of what is measured from what is counted
-RECOMPUTE = ("none", "full")
 
 ON_GPU = {
     "layers": 4,
@@ -43,15 +41,9 @@ ON_GPU = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The shape that is measured; the defaults are for one CPU core: Qwen2.5-32B's widths and the lengths over 8."""
+class Settings(ModelSettings):
+    """Model, questions and packs; lengths are over 8 too."""
 
-    layers: int = key("decoder layers", default=2, at_least=1)
-    hidden: int = key("hidden size", default=640, at_least=1)
-    ffn: int = key("inner size of the MLP", default=3456, at_least=1)
-    heads: int = key("attention heads", default=5, at_least=1)
-    groups: int = key("key-value heads", default=1, at_least=1)
-    vocabulary: int = key("rows of the embedding and of the head: 152064 x layers / 64 / 8", default=594, at_least=16)
     questions: int = key("questions Q of the step", default=1, at_least=1)
     tags: int = key("tags N", default=6, at_least=1)
     traces: int = key("traces M of every question, at most N", default=4, at_least=1)
@@ -60,10 +52,6 @@ class Settings:
     trace: int = key("tokens of a trace", default=1000, at_least=1)
     pack: int = key("tokens of a packed training micro-batch", default=1056, at_least=1)
     match_pack: int = key("tokens of a packed micro-batch of the matching pass", default=1056, at_least=1)
-    chunk: int = key("label rows whose logits are held at a time", default=1024, at_least=1)
-    precision: Literal["fp32", "bf16"] = key("type of weights and activations", default="fp32")
-    repeats: int = key("timed runs of each step; the median counts", default=3, at_least=1)
-    seed: int = key("of weights and tokens", default=0)
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -75,40 +63,36 @@ def measure(settings: Settings) -> dict[str, Any]:
     _check(s)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Megatron's, about kernels that are not installed
-        import torch
-
         from benchmarks import meter, models, set_steps
 
-    size = models.Size(s.layers, s.hidden, s.ffn, s.heads, s.groups, s.vocabulary, s.pack, models.DTYPES[s.precision])
+    size = models.Size.of(s, max_length=s.pack)
     with models.one_process() as device, tempfile.TemporaryDirectory(prefix="set-step-") as folder:
         models.write_transformers(size, Path(folder), device, s.seed)
         batch = set_steps.random_batch(s)
         steps = set_steps.Steps(models.read_megatron(size, Path(folder), device, s.chunk), batch, s)
         calls: dict[str, Callable[[], Any]] = {}
-        for recompute in RECOMPUTE:
+        for recompute in set_steps.FORWARDS:
             calls[f"plain, {recompute}"] = partial(steps.plain, recompute)
             calls[f"set, {recompute}"] = partial(steps.set, recompute)
         losses = {name: call() for name, call in calls.items()}  # not timed: it warms up
         parts = {"matching": steps.match, "optimizer": steps.update}
-        times = meter.in_turn({**calls, **parts}, s.repeats, device)
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+        medians, times = meter.in_turn({**calls, **parts}, s.repeats, device)
     work = set_steps.count(size.model_config(), batch)
     ratios = {}
-    for recompute in RECOMPUTE:
+    for recompute, forwards in set_steps.FORWARDS.items():
         measured = medians[f"set, {recompute}"] / medians[f"plain, {recompute}"]
         counted = 1 + work.matching / work.training[recompute]
         ratios[recompute] = {
             "measured": measured,
             "flops": counted,
             "model_flops": 1 + work.matching / work.model,
-            "tokens": 1 + work.tokens_scored / work.tokens_trained / {"none": 3, "full": 4}[recompute],
+            "tokens": 1 + work.tokens_scored / work.tokens_trained / forwards,
             "difference": measured / counted - 1,
             "in_turn": [a / b for a, b in zip(times[f"set, {recompute}"], times[f"plain, {recompute}"], strict=True)],
         }
     return {
         "benchmark": "set_step",
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        **meter.machine(device),
         "shape": asdict(s),
         "seconds": medians,
         "all_seconds": times,
@@ -137,10 +121,7 @@ def show(record: dict[str, Any]) -> None:
         f"{s['questions']} questions x {s['traces']} traces of {s['trace']:,} tokens, prompts of {s['prompt']}; "
         f"{s['tags']} tags, T_r = {s['prefix']}"
     )
-    console.print(
-        f"{s['layers']} layers, hidden {s['hidden']}, vocabulary {s['vocabulary']:,}, {s['precision']}; "
-        f"{record['device']}, {record['threads']} threads"
-    )
+    console.print(model_line(record))
     table = Table("recompute", "plain s", "set s", "set / plain", "by FLOPs", "by tokens", "difference")
     for recompute, ratio in record["ratio"].items():
         table.add_row(
@@ -173,7 +154,7 @@ def problem(record: dict[str, Any]) -> str | None:
         if not math.isfinite(loss):
             return f"{name}: the loss is {loss}"
     for kind in ("plain", "set"):
-        kept, again = (record["losses"][f"{kind}, {recompute}"] for recompute in RECOMPUTE)
+        kept, again = (record["losses"][f"{kind}, {recompute}"] for recompute in ("none", "full"))
         if not np.isclose(kept, again, rtol=1e-3 if record["shape"]["precision"] == "bf16" else 1e-6):
             return f"{kind}: the loss is {kept} without recompute and {again} with it"
     return None

@@ -12,7 +12,7 @@ import torch
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from torch import nn
 
-from benchmarks.steps import forward_backward, packs, weighted_nll, with_main_gradients
+from benchmarks.steps import forward_backward, last_rows, packs, weighted_nll, with_main_gradients
 from nemo_forking.config.schema import ModelConfig
 from nemo_forking.data.batches import Row
 from nemo_forking.data.token_file import Question, Trace
@@ -25,6 +25,8 @@ from nemo_forking.training.step import matching_rows, training_rows
 
 if TYPE_CHECKING:
     from benchmarks.set_step import Settings
+
+FORWARDS = {"none": 3, "full": 4}  # of the layers, that training's work comes to, by recompute
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,8 @@ class Batch:
 
 def random_batch(s: "Settings") -> Batch:
     """Questions of random tokens, and the rows that the set step and the plain one make of them."""
-    random, first_tag = np.random.default_rng(s.seed), s.vocabulary - s.tags
-    tags = Tags("special", tuple((first_tag + n,) for n in range(s.tags)), 0, ((),) * s.tags)
-    tokens = partial(random.integers, 0, first_tag)
+    tags = last_rows(s.vocabulary, s.tags)
+    tokens = partial(np.random.default_rng(s.seed).integers, 0, min(tags.fork_ids))
     questions = [
         Question(q, f"q{q}", tokens(s.prompt), tuple(Trace(tokens(s.trace), teacher=m) for m in range(s.traces)))
         for q in range(s.questions)
@@ -153,7 +154,7 @@ def count(model: ModelConfig, batch: Batch) -> Work:
     head = sum(forward_flops(model, one) for one in batch.trained) - layers
     return Work(
         matching=step_flops(model, batch.scored, []),
-        training={"none": 3 * layers + 4 * head, "full": 4 * layers + 4 * head},
+        training={recompute: forwards * layers + 4 * head for recompute, forwards in FORWARDS.items()},
         model=step_flops(model, [], batch.trained),
         tokens_scored=sum(one.length for one in batch.scored),
         tokens_trained=sum(one.length for one in batch.trained),

@@ -13,9 +13,15 @@ from torch import Tensor, nn
 
 from nemo_forking.data.batches import Layout, MicroBatch
 from nemo_forking.model.weights import stage_tensors
+from nemo_forking.tags import Tags
 from nemo_forking.training.passes import Pass
 
 Objective = Callable[[MicroBatch, Tensor], Tensor]  # a micro-batch and its NLL at the labels -> its part of the loss
+
+
+def last_rows(vocabulary: int, count: int) -> Tags:
+    """Tags of one id each, the last of the vocabulary."""
+    return Tags("special", tuple((vocabulary - count + n,) for n in range(count)), 0, ((),) * count)
 
 
 def packs(tokens: int) -> Layout:

@@ -2,12 +2,11 @@
 
     python -m benchmarks.training_step [key=value ...]
 
-Ours at every recompute setting, compiled or not, and transformers on the same layers and weights as its Trainer would
-run them, in one run and in turn; planned beside measured peak memory. Exits with 1 if losses or gradients differ.
-Needs Megatron-Core and transformers, not NeMo; runs on the GPU where there is one.
+Ours at every recompute setting, compiled or not, with float32 gradients, and transformers on the same layers and
+weights as its Trainer would run them, in one run and in turn; planned beside measured peak memory. Exits with 1 if
+losses or gradients differ. Needs Megatron-Core and transformers, not NeMo; runs on the GPU where there is one.
 """
 
-import statistics
 import sys
 import tempfile
 import warnings
@@ -16,12 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.settings import WIDTHS_32B, run
+from benchmarks.settings import WIDTHS_32B, ModelSettings, model_line, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
 
 TOLERANCE = {"fp32": (1e-5, 1e-3), "bf16": (1e-2, 2e-1)}  # relative: of the loss, of the worst tensor's gradient
-GOALS = {"share": 0.55, "memory": 0.10}  # of the ceiling, at 8k tokens on a GPU; of what was measured
 WIDTH = 110  # characters of the table
 PLAIN = {
     "plain, keeping all": "transformers, full logits, nothing recomputed",
@@ -42,15 +40,9 @@ ON_GPU = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The shape that is measured; the defaults are for one CPU core: Qwen2.5-32B's widths and the lengths over 8."""
+class Settings(ModelSettings):
+    """Model, sequences and ways; lengths are over 8 too."""
 
-    layers: int = key("decoder layers", default=2, at_least=1)
-    hidden: int = key("hidden size", default=640, at_least=1)
-    ffn: int = key("inner size of the MLP", default=3456, at_least=1)
-    heads: int = key("attention heads", default=5, at_least=1)
-    groups: int = key("key-value heads", default=1, at_least=1)
-    vocabulary: int = key("rows of the embedding and of the head: 152064 x layers / 64 / 8", default=594, at_least=16)
     lengths: tuple[int, ...] = key(
         "tokens of the one sequence of a step; each is measured", default=(1024, 4096), at_least=2
     )
@@ -59,11 +51,7 @@ class Settings:
         "ours: what is computed again", default=("none", "selective", "full")
     )
     compile: tuple[bool, ...] = key("ours: element-wise steps fused by torch.compile", default=(False,))
-    chunk: int = key("label rows whose logits are held at a time", default=1024, at_least=1)
-    precision: Literal["fp32", "bf16"] = key("type of weights and activations; gradients are float32", default="fp32")
-    repeats: int = key("timed runs of each way; the median counts", default=3, at_least=1)
-    profile: bool = key("where ours spends its time, by torch's profiler", default=False)
-    seed: int = key("of weights and tokens", default=0)
+    profile: bool = key("where each way spends its time, by torch's profiler", default=False)
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -78,13 +66,9 @@ def measure(settings: Settings) -> dict[str, Any]:
         raise UserError(f"recompute={list(s.recompute)} compile={list(s.compile)}: give at least one of each")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Megatron's, about kernels that are not installed
-        import torch
+        from benchmarks import meter, models, training_ways
 
-        from benchmarks import models, training_ways
-
-    size = models.Size(
-        s.layers, s.hidden, s.ffn, s.heads, s.groups, s.vocabulary, max(s.lengths), models.DTYPES[s.precision]
-    )
+    size = models.Size.of(s, max_length=max(s.lengths))
     with models.one_process() as device, tempfile.TemporaryDirectory(prefix="training-step-") as folder:
         reference = models.write_transformers(size, Path(folder), device, s.seed)
         ours = {
@@ -95,8 +79,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         lengths = [_measure(s, bench, tokens) for tokens in s.lengths]
     return {
         "benchmark": "training_step",
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        **meter.machine(device),
         "shape": asdict(s),
         "lengths": lengths,
     }
@@ -107,11 +90,10 @@ def _measure(s: Settings, bench, tokens: int) -> dict[str, Any]:
     from benchmarks import meter, split, training_ways
 
     row = bench.row(tokens)
-    calls = bench.calls(row)
-    first = bench.try_all(calls)  # not timed: the meter slows it down, and it warms up
-    calls = {name: call for name, call in calls.items() if name in first}
-    times = meter.in_turn(calls, s.repeats, bench.device)
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    every = bench.calls(row)
+    first = bench.try_all(row)  # not timed: the meter slows it down, and it warms up
+    calls = {name: call for name, call in every.items() if name in first}
+    medians, times = meter.in_turn(calls, s.repeats, bench.device)
     products = training_ways.ceiling(bench.size, tokens, s.repeats, bench.device)  # while the device is warm
     ceiling, flops = max(products.values()), bench.model_flops(row)
     ways = {}
@@ -131,7 +113,7 @@ def _measure(s: Settings, bench, tokens: int) -> dict[str, Any]:
         "products": products,
         "ceiling": ceiling,
         "ways": ways,
-        "no_memory": [name for name in bench.calls(row) if name not in first],
+        "no_memory": [name for name in every if name not in first],
         "split": {name: split.shares(call, bench.device, s.vocabulary) for name, call in calls.items() if s.profile},
     }
 
@@ -140,13 +122,9 @@ def show(record: dict[str, Any]) -> None:
     """The record for people."""
     from rich.console import Console
 
-    s = record["shape"]
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, WIDTH)
-    console.print(
-        f"{s['layers']} layers, hidden {s['hidden']}, vocabulary {s['vocabulary']:,}, {s['precision']}; "
-        f"{record['device']}, {record['threads']} threads; forward and backward, no optimizer step"
-    )
+    console.print(f"{model_line(record)}; forward and backward, no optimizer step")
     for name, meaning in PLAIN.items():
         console.print(f"  {name}: {meaning}")
     for length in record["lengths"]:

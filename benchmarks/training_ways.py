@@ -4,7 +4,6 @@ Shape letters: B batch (1), T time, L label positions, V vocabulary, H hidden.
 """
 
 import gc
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import meter
-from benchmarks.models import Size
+from benchmarks.models import Size, read
 from benchmarks.steps import forward_backward, gradient_difference, packs, weighted_nll, with_main_gradients
 from nemo_forking.config.schema import LayoutConfig, LossConfig
 from nemo_forking.data.batches import Row
@@ -45,7 +44,7 @@ class Ours:
 
     def state_bytes(self) -> int:
         """Of weights and gradients."""
-        return sum(_bytes(p) + _bytes(p.main_grad) for p in self.model.parameters())
+        return sum(p.nbytes + p.main_grad.nbytes for p in self.model.parameters())
 
 
 class Plain:
@@ -71,13 +70,11 @@ class Plain:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         ids = torch.from_numpy(row.ids).to(self.model.device)
         read_BT, next_L = ids[None, :-1], ids[row.first :]
-        every_BT = torch.ones_like(read_BT)  # without a mask transformers makes one, and torch's attention is slower
         if our_loss:
-            hidden_BTH = self.model.model(read_BT, attention_mask=every_BT, use_cache=False).last_hidden_state
-            hidden_LH = hidden_BTH[0, row.first - 1 :]
+            hidden_LH = read(self.model.model, read_BT).last_hidden_state[0, row.first - 1 :]
             loss = vocab_parallel_nll(hidden_LH, self.model.lm_head.weight, next_L, chunk=self.chunk).mean()
         else:  # as transformers computes it: logits everywhere, a label that is ignored where none counts
-            logits_BTV = self.model(read_BT, attention_mask=every_BT, use_cache=False).logits.float()
+            logits_BTV = read(self.model, read_BT).logits.float()
             label_T = F.pad(next_L, (row.first - 1, 0), value=-100)
             loss = F.cross_entropy(logits_BTV[0], label_T)
         loss.backward()
@@ -85,7 +82,7 @@ class Plain:
 
     def state_bytes(self) -> int:
         """Of weights and gradients."""
-        return sum(_bytes(p) + _bytes(p.grad) for p in self.model.parameters())
+        return sum(p.nbytes + p.grad.nbytes for p in self.model.parameters())
 
 
 @dataclass(frozen=True)
@@ -146,10 +143,10 @@ class Bench:
             for recompute in self.settings.recompute
         }
 
-    def try_all(self, calls: Mapping[str, Callable[[], float]]) -> dict[str, Found]:
+    def try_all(self, row: Row) -> dict[str, Found]:
         """A step of every way that the memory suffices for; ours are compared with the last plain one that ran."""
         found: dict[str, Found] = {}
-        own, row_of = self._own_ways(), {name: call.args[0] for name, call in calls.items()}
+        calls, own = self.calls(row), self._own_ways()
         for name, call in calls.items():
             if name not in own and (tried := self._try(call)):
                 found[name] = Found(tried[0], tried[1] + self.plain.state_bytes())
@@ -164,7 +161,7 @@ class Bench:
             if reference:
                 compared["loss_difference"] = abs(loss / found[reference].loss - 1)
                 compared["gradient_difference"] = gradient_difference(mine.model, self.plain.model)
-            planned = self.planned_bytes(row_of[name], recompute, compiled)
+            planned = self.planned_bytes(row, recompute, compiled)
             found[name] = Found(loss, peak + mine.state_bytes(), planned, **compared)
         return found
 
@@ -229,10 +226,6 @@ def ceiling(size: Size, tokens: int, repeats: int, device: torch.device) -> dict
                 F.linear(input, weight)
 
         call()
-        seconds = statistics.median(meter.in_turn({"": call}, repeats, device)[""])
-        rates[" x ".join(map(str, shape))] = times * 2.0 * rows * inner * columns / seconds
+        medians, _ = meter.in_turn({"": call}, repeats, device)
+        rates[" x ".join(map(str, shape))] = times * 2.0 * rows * inner * columns / medians[""]
     return rates
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.models import Size
+from benchmarks.models import Size, read
 from benchmarks.steps import forward_backward, packs
 from nemo_forking.config.policy import PolicyConfig
 from nemo_forking.data.batches import Layout, deal
@@ -87,18 +87,18 @@ def grpo(given: Rollouts) -> Update:
     return token_update(_policy("all"), given.batch, given.prompts, given.completions, given.tags)
 
 
-def ours(model: nn.Module, update: Update, pack: int | None, recompute: bool = False) -> None:
+def ours(model: nn.Module, update: Update, pack: int | None, recompute: str = "none") -> None:
     """One pass of Megatron's schedule over packed micro-batches, head on label rows in chunks.
 
     Args:
         model: the Megatron model.
         update: rows and objective.
         pack: tokens of a micro-batch; None for as many as the longest row has.
-        recompute: layers keep their inputs alone and run again in the backward pass.
+        recompute: as layout.recompute has it.
     """
     model.zero_grad(set_to_none=False)
     share = make_pass(update.rows, _layout(update, pack))
-    forward_backward(model, share, lambda *given: update.objective(*given)[0], "full" if recompute else "none")
+    forward_backward(model, share, lambda *given: update.objective(*given)[0], recompute)
 
 
 # ---------------------------------------------------------------- plainly
@@ -109,7 +109,7 @@ def plain_gfpo(model: nn.Module, given: Rollouts, every: bool) -> None:
     model.zero_grad(set_to_none=False)
     for q, prompt in enumerate(given.prompts):
         ids_1T, tag_G, reward_G = _on(model, prompt[None], given.batch.tag_QG[q], given.batch.reward_QG[q])
-        logit_V = model(ids_1T, attention_mask=_all(ids_1T), use_cache=False, logits_to_keep=1).logits[0, -1]
+        logit_V = read(model, ids_1T, logits_to_keep=1).logits[0, -1]
         logprob_N = logit_V[list(given.tags.fork_ids)].float().log_softmax(-1)
         p_N = logprob_N.detach().exp()
         if every:
@@ -134,16 +134,10 @@ def plain_grpo(model: nn.Module, given: Rollouts, rows: int) -> None:
         for ids_BT, counted_BT, advantage_B in zip(
             *(table.split(rows) for table in (ids_GT, counted_GT, _advantage(reward_G))), strict=True
         ):
-            read_BT = ids_BT[:, :-1]
-            logits_BTV = model(read_BT, attention_mask=_all(read_BT), use_cache=False).logits.float()
+            logits_BTV = read(model, ids_BT[:, :-1]).logits.float()
             nll_BT = F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none")
             gain_BT = _clipped_gain(-nll_BT.view_as(counted_BT), advantage_B[:, None])
             (-(gain_BT * counted_BT).sum() / counted).backward()
-
-
-def _all(ids_BT: Tensor) -> Tensor:
-    """A mask that hides nothing. Without one transformers makes a mask [T, T], for which torch has slower attention."""
-    return torch.ones_like(ids_BT)
 
 
 def _clipped_gain(logprob: Tensor, advantage: Tensor) -> Tensor:
@@ -156,7 +150,7 @@ def _advantage(reward_G: Tensor) -> Tensor:
 
 
 def _padded(given: Rollouts, q: int) -> np.ndarray:
-    """Prompt, tag and completion of a question's rollouts [G, T], padded on the right: a causal model needs no mask."""
+    """Prompt, tag and completion of a question's rollouts [G, T], padded on the right."""
     tags = [given.tags.ids_NK[tag] for tag in given.batch.tag_QG[q]]
     rows = [np.concatenate([given.prompts[q], *pair]) for pair in zip(tags, given.completions[q], strict=True)]
     ids_GT = np.zeros((len(rows), max(map(len, rows))), np.int64)
@@ -172,9 +166,9 @@ def _on(model: nn.Module, *arrays: np.ndarray) -> list[Tensor]:
 # ---------------------------------------------------------------- what there is to do
 
 
-def work(given: Rollouts, fork: Update, everywhere: Update, packs: tuple[int | None, int | None], rows: int) -> dict:
+def work(given: Rollouts, fork: Update, everywhere: Update, rooms: tuple[int | None, int | None], rows: int) -> dict:
     """Positions that each way sends through the layers in all, in one micro-batch, and through the head."""
-    gfpo, grpo = (_work(update, pack) for update, pack in zip((fork, everywhere), packs, strict=True))
+    gfpo, grpo = (_work(update, pack) for update, pack in zip((fork, everywhere), rooms, strict=True))
     lengths = [len(prompt) for prompt in given.prompts]
     padded = [_padded(given, q)[:, 1:].shape for q in range(len(given.prompts))]
     total = sum(math.prod(shape) for shape in padded)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.models import read
 from benchmarks.steps import packs
 from nemo_forking.data.batches import Row, deal
 from nemo_forking.training.passes import score
@@ -42,15 +43,13 @@ def plain(model: nn.Module, rows: Sequence[Row]) -> Tensor:
 def batched(model: nn.Module, rows: Sequence[Row], size: int) -> Tensor:
     """What care within the loop gives: `size` pairs of like length a forward, each padded only to the longest.
 
-    Padding on the right needs no mask in a causal model; all ones say so, where without any mask transformers makes one
-    and torch's causal attention is not taken. The logits are still those of every position.
+    Torch's causal attention is taken (models.read). The logits are still those of every position.
     """
     cost_R = torch.empty(len(rows), dtype=torch.float64, device=model.device)
     for members in _alike(rows, size):
         chosen = [rows[i] for i in members]
         ids_BT, labels_BT = (x.to(model.device) for x in _padded(chosen, max(len(row.ids) for row in chosen)))
-        every_BT = torch.ones_like(ids_BT[:, :-1])
-        logits_BTV = model(ids_BT[:, :-1], attention_mask=every_BT, use_cache=False).logits.float()
+        logits_BTV = read(model, ids_BT[:, :-1]).logits.float()
         nll_BT = F.cross_entropy(logits_BTV.flatten(0, 1), labels_BT[:, 1:].flatten(), reduction="none")
         count_B = (labels_BT[:, 1:] != IGNORED).sum(1)
         cost_R[members] = nll_BT.view(len(chosen), -1).double().sum(1) / count_B

@@ -1,14 +1,12 @@
 """The matching benchmark at a tiny shape: what it claims of costs and memory, never of time."""
 
-import json
-
 import pytest
 import torch
 
 from benchmarks import models, ways  # noqa: F401 - imported once here, inherited by the fork
 from benchmarks.matching import disagreement, main
 from benchmarks.meter import peak_bytes
-from tests.distributed.commands import run_command
+from tests.distributed.commands import record_of
 
 TINY = (
     "layers=2 hidden=32 ffn=64 heads=4 groups=2 vocabulary=8192 questions=2 prompt=20 prefix=40 "
@@ -17,9 +15,7 @@ TINY = (
 
 
 def test_all_ways_give_the_same_costs_and_ours_needs_a_third_of_the_memory_at_most():
-    status, printed = run_command(main, TINY)
-    assert status == 0
-    record = json.loads(printed.splitlines()[-1])
+    record = record_of(main, TINY)
     assert record["pairs"] == 2 * 6 * 4
     assert set(record["time_ratio"]) == {"plain", "batched"}
     for name in ("plain", "batched"):
@@ -40,20 +36,6 @@ def test_the_meter_counts_what_is_alive_at_once_and_not_what_was_there_before():
 
     peak, total = peak_bytes(call, torch.device("cpu"))
     assert (peak, total.item()) == (1600, 300.0)
-
-
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("vocabluary=9", "unknown key vocabluary; did you mean vocabulary?"),
-        ("layers=0", "layers=0: expected an integer >= 1"),
-        ("layers", "'layers' is not key=value"),
-        ("pack=100", "pack=100 is less than the longest row's "),
-    ],
-)
-def test_a_word_it_does_not_understand_is_answered_before_anything_runs(word, message, capsys):
-    assert main([word]) == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("difference", [0.1, float("nan")])

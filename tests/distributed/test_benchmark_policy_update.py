@@ -1,6 +1,5 @@
 """The benchmark of policy updates at a tiny shape: what it claims of gradients, work and memory, never of time."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import torch
 
 from benchmarks import models, steps, updates
 from benchmarks.policy_update import PLAIN, disagreement, main
-from nemo_forking.tags import Tags
-from tests.distributed.commands import run_command
+from tests.distributed.commands import record_of
 from tests.distributed.ranks import run
 
 TINY = (
@@ -20,9 +18,7 @@ TINY = (
 
 
 def test_gfpo_reads_prompts_alone_and_every_gradient_is_that_of_the_plain_model():
-    status, printed = run_command(main, TINY)
-    assert status == 0
-    short, long = json.loads(printed.splitlines()[-1])["lengths"]
+    short, long = record_of(main, TINY)["lengths"]
     for length in (short, long):
         ways = length["ways"]
         assert set(length["gradient_difference"]) == set(PLAIN)
@@ -44,9 +40,8 @@ def differences(rank: int, folder: Path) -> list[float]:
         ours = models.read_megatron(size, folder, device, chunk=8)
         for param in (*ours.parameters(), *plain.parameters()):
             param.grad = torch.zeros_like(param)
-        tags = Tags("special", ((61,), (62,), (63,)), 0, ((),) * 3)
         prompts = [torch.arange(n, n + 5).numpy() for n in (3, 30)]
-        given = updates.random_rollouts(ours, prompts, tags, rollouts=6, tokens=9, seed=0)
+        given = updates.random_rollouts(ours, prompts, steps.last_rows(64, 3), rollouts=6, tokens=9, seed=0)
         reward_QG = given.batch.reward_QG.copy()
         reward_QG[0, 0] = 1 - reward_QG[0, 0]
         other = replace(given, batch=replace(given.batch, reward_QG=reward_QG))
@@ -66,21 +61,6 @@ def test_one_reward_that_is_another_shows_in_the_gradients(tmp_path):
     found = run(differences, 1, tmp_path)[0]
     assert max(found[:3]) < 1e-4
     assert min(found[3:]) > 0.1
-
-
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("rollout=9", "unknown key rollout; did you mean rollouts?"),
-        ("rollouts=5", "rollouts=5 is no multiple of tags=4"),
-        ("completions=[]", "completions=[] is empty"),
-        ("pack=100", "pack=100 is less than the longest row's "),
-        ("fork_pack=100", "fork_pack=100 is less than the longest row's "),
-    ],
-)
-def test_a_word_it_does_not_understand_is_answered_before_anything_runs(word, message, capsys):
-    assert main([word]) == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("difference", [0.1, float("nan")])

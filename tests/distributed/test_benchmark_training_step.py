@@ -1,6 +1,5 @@
 """The benchmark of the training step at a tiny shape: losses, gradients, counts, memory; never its times."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from benchmarks import models, split, training_ways
 from benchmarks.settings import from_words
 from benchmarks.training_step import PLAIN, Settings, disagreement, main
-from tests.distributed.commands import run_command
+from tests.distributed.commands import record_of
 from tests.distributed.flops import torch_count
 from tests.distributed.ranks import run
 
@@ -21,9 +20,7 @@ OURS = ["ours, none", "ours, selective", "ours, full"]
 
 
 def test_every_way_has_the_plain_loss_and_gradients():
-    status, printed = run_command(main, TINY)
-    assert status == 0
-    for length in json.loads(printed.splitlines()[-1])["lengths"]:
+    for length in record_of(main, TINY)["lengths"]:
         ways = length["ways"]
         assert list(ways) == [*PLAIN, *OURS] and not length["no_memory"]
         for name in OURS:
@@ -34,9 +31,7 @@ def test_every_way_has_the_plain_loss_and_gradients():
 
 
 def test_in_bf16_every_way_starts_from_no_gradient_and_ends_with_the_plain_one():
-    status, printed = run_command(main, [*TINY, "precision=bf16", "lengths=[48]", "profile=true"])
-    assert status == 0
-    length = json.loads(printed.splitlines()[-1])["lengths"][0]
+    length = record_of(main, [*TINY, "precision=bf16", "lengths=[48]", "profile=true"])["lengths"][0]
     for name in OURS:
         assert length["ways"][name]["gradient_difference"] < 0.1
         assert sum(length["split"][name].values()) == pytest.approx(1)
@@ -54,7 +49,7 @@ class TooSmall(training_ways.Plain):
 
 def bench(folder: Path, device: torch.device, plain: type) -> training_ways.Bench:
     s = from_words(Settings, TINY)
-    size = models.Size(s.layers, s.hidden, s.ffn, s.heads, s.groups, s.vocabulary, 96, torch.float32)
+    size = models.Size.of(s, max_length=96)
     reference = models.write_transformers(size, folder, device, seed=0)
     ours = training_ways.Ours(models.read_megatron(size, folder, device, s.chunk))
     return training_ways.Bench(size, s, {False: ours}, plain(reference, s.chunk), device)
@@ -63,7 +58,7 @@ def bench(folder: Path, device: torch.device, plain: type) -> training_ways.Benc
 def without_room(rank: int, folder: Path) -> dict[str, training_ways.Found]:
     with models.one_process() as device:
         small = bench(folder, device, TooSmall)
-        return small.try_all(small.calls(small.row(48)))
+        return small.try_all(small.row(48))
 
 
 def test_a_way_without_room_is_left_out_and_the_others_are_compared_with_one_that_has_it(tmp_path):
@@ -94,20 +89,6 @@ def test_the_head_is_told_from_other_products_by_the_vocabulary():
     shares = split.shares(lambda: ((hidden @ inner.t()).relu(), hidden @ head.t()), torch.device("cpu"), 1000)
     assert set(shares) >= {"head", "matrix products", "element-wise"}
     assert sum(shares.values()) == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("length=9", "unknown key length; did you mean lengths?"),
-        ("lengths=[30]", "lengths=[30]: each must be more than prompt=37"),
-        ("recompute=[]", "recompute=[] compile=[False]: give at least one of each"),
-        ("recompute=[some]", "recompute=['some']"),
-    ],
-)
-def test_a_word_it_does_not_understand_is_answered_before_anything_runs(word, message, capsys):
-    assert main([word]) == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("difference", [0.5, float("nan")])
