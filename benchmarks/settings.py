@@ -107,7 +107,10 @@ def from_words(schema: type, words: Sequence[str], **defaults: Any) -> Any:
         name, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"command line: {word!r} is not key=value; --help lists the keys")
-        values[name] = yaml.safe_load(value)
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"command line: {word!r} has no value that YAML can read") from None
     builder = Builder(schema, where=lambda _: "command line")
     settings = builder.build(values)
     if builder.problems:

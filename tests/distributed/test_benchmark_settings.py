@@ -11,6 +11,7 @@ from benchmarks import matching, policy_update, set_step, training_step
         (matching, "vocabluary=9", "unknown key vocabluary; did you mean vocabulary?"),
         (matching, "layers=0", "layers=0: expected an integer >= 1"),
         (matching, "layers", "'layers' is not key=value"),
+        (matching, "layers=[4", "'layers=[4' has no value that YAML can read"),
         (matching, "pack=100", "pack=100 is less than the longest row's "),
         (policy_update, "rollout=9", "unknown key rollout; did you mean rollouts?"),
         (policy_update, "rollouts=5", "rollouts=5 is no multiple of tags=4"),
