@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,6 +135,9 @@ def check_data_fits(config: Config, file: TokenFile) -> None:
         )
 
 
+PATIENCE = 5.0  # seconds that ranks have to end in order after the first of them has stopped
+
+
 class RankFailed(RuntimeError):
     """A forked rank raised; the message holds its traceback."""
 
@@ -141,8 +145,9 @@ class RankFailed(RuntimeError):
 def fork_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
     """Run function(*args) in `ranks` forked processes with torchrun's environment; their results in rank order.
 
-    The first rank to fail ends the others. Raises RankFailed with that rank's traceback, or naming its signal; a
-    UserError or Stopped as the rank raised it. Signals that ask to stop go to the ranks.
+    The first rank to fail ends the others; one that was asked to stop leaves them a moment to end by themselves.
+    Raises RankFailed with that rank's traceback, or naming its signal; a UserError or Stopped as the rank raised it.
+    Signals that ask to stop go to the ranks.
     """
     context, port = mp.get_context("fork"), _free_port()
     pipes, processes = [], []
@@ -202,6 +207,10 @@ def _collect(pipes, processes) -> list[Any]:
                 raise _death(rank, processes[rank]) from None
             if failed:
                 error, text = value
+                if isinstance(error, Stopped):
+                    until = time.monotonic() + PATIENCE
+                    for process in processes:
+                        process.join(max(0.0, until - time.monotonic()))
                 if error is not None:
                     raise error
                 raise RankFailed(f"rank {rank} failed:\n{text}")

@@ -168,11 +168,12 @@ class Loop(pl.Callback):
         model.optim.finalize_model_grads = arrive_and_reduce
 
     def _end(self, step: int, name: str) -> NoReturn:
-        """Save what no checkpoint has, and end before the run's time; every rank calls it."""
+        """Save what no checkpoint has, and end before the run's time; every rank calls it. Barriers (world)."""
         if step and not self.checkpoints.has(step):
             self._save(step)
         if self.metrics:
             self.metrics.close()
+        dist.barrier()  # whoever ends first brings the others down
         raise Stopped(f"ended by {name} after step {step}, which is saved: the same command goes on from there")
 
     def _record(self, trainer: pl.Trainer) -> tuple[dict, dict]:

@@ -2,17 +2,20 @@
 
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from nemo_forking.errors import Stopped
 from nemo_forking.status import read_run
 from nemo_forking.training import passes
 from nemo_forking.training.machine import STEPS, Comparison, Slow
-from nemo_forking.training.metrics import OF_THE_MACHINE, console_line, scalars
+from nemo_forking.training.metrics import OF_THE_MACHINE, Metrics, console_line, scalars
 from nemo_forking.training.pace import PHASES
+from nemo_forking.training.watchdog import Watchdog
 from tests.distributed import policy_runs, runs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "run_folder.md").read_text()
@@ -105,6 +108,24 @@ def test_an_error_is_kept_in_the_folder_until_the_next_start(tmp_path):
     assert kept.read_text().endswith("OSError: the disk is gone\n")
     runs.run(config)
     assert not kept.exists()
+
+
+def test_ranks_that_are_stopped_all_end_in_order_and_what_the_first_has_to_send_is_sent(tmp_path):
+    config = runs.tiny(runs.lay_ground(tmp_path / "ground"), tmp_path / "run", DATA | {"trainer.max_steps": 9})
+    folder = Path(config.run.folder)
+
+    def hear(record: dict) -> None:
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            close = Metrics.close
+            Metrics.close = lambda metrics: (time.sleep(1.0), close(metrics), (folder / "closed").touch())
+            leave = Watchdog.__exit__
+            Watchdog.__exit__ = lambda *words: (time.sleep(1.0), leave(*words))
+
+    with pytest.raises(Stopped, match="ended by SIGTERM after step 1"):
+        runs.run(config, hear)
+    assert (folder / "closed").exists() and not (folder / "ranks").exists()
 
 
 def test_a_straggler_is_warned_of_once_after_many_steps_on_end():
