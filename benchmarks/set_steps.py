@@ -119,6 +119,7 @@ class Steps:
     def train(self, sigma_QM: np.ndarray, recompute: str) -> float:
         """Forward and backward over the matched pairs; the loss."""
         self.wrapped.zero_grad_buffer()
+        self.optimizer.zero_grad()  # its step left the buffers in .grad, where new gradients would count twice
         share = make_pass(_trained(self.batch.questions, sigma_QM, self.tags), self.train_layout)
         return float(torch.stack(forward_backward(self.model, share, weighted_nll, recompute)).sum())
 

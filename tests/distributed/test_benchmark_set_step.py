@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import models, set_steps
 from benchmarks.set_step import Settings, main, problem
@@ -38,6 +39,21 @@ def tiny_steps(folder: Path) -> Iterator[tuple[models.Size, set_steps.Steps]]:
         models.write_transformers(size, folder, device, seed=0)
         model = models.read_megatron(size, folder, device, s.chunk)
         yield size, set_steps.Steps(model, set_steps.random_batch(s), s)
+
+
+def gradients_of_two_steps(rank: int, folder: Path) -> list[torch.Tensor]:
+    with tiny_steps(folder) as (_, steps):
+        found = []
+        for _ in range(2):
+            steps.train(steps.batch.fixed_QM, "none")
+            found.append(torch.cat([param.main_grad.flatten() for param in steps.model.parameters()]).clone())
+            steps.update()
+    return found
+
+
+def test_every_step_has_the_same_gradient(tmp_path):
+    first, second = run(gradients_of_two_steps, 1, tmp_path)[0]
+    assert first.norm() > 0 and torch.equal(first, second)
 
 
 def counted_by_torch(rank: int, folder: Path) -> dict[str, tuple[float, float]]:
