@@ -13,7 +13,8 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from nemo_forking.config import Config, load
 from nemo_forking.data.batches import MicroBatch
 from nemo_forking.data.encoding import load_tokenizer
-from nemo_forking.data.packing import Document, Row
+from nemo_forking.data.packing import Document, Row, pass_layout
+from nemo_forking.data.sharing import deal_rows
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.data.traces import global_batch
 from nemo_forking.model.gpt import MicroBatchSteps
@@ -25,11 +26,11 @@ from nemo_forking.plan.prepared import planned_steps
 from nemo_forking.plan.rows import lengths
 from nemo_forking.plan.state import rank_state
 from nemo_forking.tags import make_tags
-from nemo_forking.training.flops import step_flops
+from nemo_forking.training.flops import crossover, step_flops
 from nemo_forking.training.launch import fork_ranks
 from nemo_forking.training.step import matching_rows, training_rows
 from nemo_forking.training.trainer import train
-from tests.distributed.runs import DATA, PIPELINE, TENSOR, tiny
+from tests.distributed.runs import DATA, PIPELINE, TENSOR, metrics, run, tiny
 
 WIDE = {  # so that Megatron's rounding of every tensor to 64 numbers is small
     "model.base": None,
@@ -96,6 +97,19 @@ def test_the_steps_that_are_planned_are_the_ones_that_training_takes(ground, tmp
         ]
     flops = [step_flops(config.model, *rows_of(config, step)) for step in range(3)]
     assert make_plan(config).flops == pytest.approx(sum(flops))
+
+
+@pytest.mark.parametrize("changes", [{}, {"batch.share_prompts": True}], ids=["apart", "shared"])
+def test_the_imbalance_that_is_logged_is_that_of_rows_dealt_by_the_models_costs(changes, ground, tmp_path):
+    config = tiny(ground, tmp_path, DATA | changes | {"trainer.max_steps": 2})
+    run(config)
+    for step, line in enumerate(metrics(config)):
+        found = []
+        for without_gradient, rows in zip((True, False), rows_of(config, step), strict=True):
+            costs = pass_layout(config.batch, config.layout, crossover(config.model), without_gradient=without_gradient)
+            found.append(deal_rows(rows, costs).imbalance)
+        assert [line["imbalance_scoring"], line["imbalance"]] == pytest.approx(found, rel=1e-12)
+        assert line["imbalance"] > 0
 
 
 def rows_of(config: Config, step: int) -> tuple[list[Row], list[Row]]:

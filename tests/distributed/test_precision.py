@@ -60,3 +60,8 @@ def test_megatron_is_told_of_8_bit_linears_and_keeps_weights_in_bf16(recipe):
     model.__post_init__()  # Megatron's own checks
     assert (model.fp8, model.fp8_recipe, model.bf16) == (FORMATS[recipe], recipe, True)
     assert not model.fp8_param and not model.fp8_dot_product_attention
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_layout_says_whether_the_model_is_compiled(compiled):
+    assert model_config(load(["experiment=tiny", f"layout.compile={compiled}"])).compile is compiled

@@ -6,10 +6,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo_forking.config import load
 from nemo_forking.errors import UserError
 from nemo_forking.training import services
+from nemo_forking.training.metrics import Metrics
 from nemo_forking.training.services import Mlflow, Wandb, check_services, open_services
 
 CLIENT = """
@@ -80,6 +82,20 @@ def test_mlflow_gets_every_step_and_a_continued_run_is_the_same_there(recorder, 
         ["log", "r1", [["loss", 0.5, 1], ["seconds/training", 2.0, 1]]],
         ["log", "r1", [["loss", 0.25, 2], ["seconds/training", 2.0, 2]]],
     ]
+
+
+def test_every_service_and_tensorboard_get_the_scalars_of_a_step(recorder, tmp_path):
+    metrics = Metrics(config(tmp_path / "run", mlflow=recorder), 0, lambda record: [], bar=False)
+    for step in (1, 2):
+        numbers = {"loss": 0.5 / step, "grad_norm": 1.0, "lr": 1e-3, "tokens_per_s": 9.0}
+        metrics.write({"step": step, **numbers, "seconds": {"training": 2.0}, "tag_usage": [1, 2]})
+    metrics.close()
+    names = ["loss", "grad_norm", "lr", "tokens_per_s", "seconds/training"]
+    logged = [[name for name, *_ in told] for what, *_, told in noted(recorder) if what == "log"]
+    assert logged == [names, names]
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) == set(names)
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
 
 
 @pytest.mark.parametrize("where", ["run", "log"])
