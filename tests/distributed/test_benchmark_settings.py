@@ -1,4 +1,4 @@
-"""What the benchmarks answer to words that they do not understand."""
+"""What the benchmarks answer to --help, and to words that they do not understand."""
 
 import pytest
 
@@ -31,3 +31,17 @@ from benchmarks import matching, policy_update, set_step, training_step
 def test_a_word_it_does_not_understand_is_answered_before_anything_runs(benchmark, word, message, capsys):
     assert benchmark.main([word]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "default"),
+    [
+        (matching, "vocabulary=152064 "),
+        (policy_update, "vocabulary=3802 "),
+        (set_step, "vocabulary=594 "),
+        (training_step, "lengths=(1024, 4096) "),
+    ],
+)
+def test_help_lists_keys_with_the_defaults_of_this_machine(benchmark, default, capsys):
+    assert benchmark.main(["--help"]) == 0
+    assert f"  {default}" in capsys.readouterr().out
