@@ -8,6 +8,7 @@ Exits with 1 where a run came to other numbers than the undisturbed one, or ende
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -46,8 +47,6 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="campaign"))
     status = run(args, folder)
     if status == 0:
-        import shutil
-
         shutil.rmtree(folder)
     return status
 

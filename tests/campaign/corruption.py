@@ -107,7 +107,7 @@ def scenes(folder: Path, recipes: tuple[str, ...]) -> list[Scene]:
     made = []
     for recipe in recipes:
         ground, whole = lay_ground(folder / recipe / "ground", (recipe,)), folder / recipe / "run"
-        _must(lives.live(ground.config(recipe, whole), start(recipe), folder / "log"), FINISHED)
+        lives.live(ground.config(recipe, whole), start(recipe), folder / "log").must(FINISHED)
         if recipe == "ssft":
             made += [_ended(folder, "ssft, step 3 of 6 saved", recipe, ends_saving(4))]
         else:
@@ -143,13 +143,8 @@ def _ended(folder: Path, name: str, recipe: str, prepare: Callable[[], None]) ->
     home = folder / re.sub(r"\W+", "_", name)
     shutil.copytree(folder / recipe / "ground", home / "ground")
     scene = Scene(name, recipe, home, folder / recipe / "run")
-    _must(lives.live(scene.config(home), start(recipe), folder / "log", prepare), lives.RANK_FAILED)
+    lives.live(scene.config(home), start(recipe), folder / "log", prepare).must(lives.RANK_FAILED)
     return scene
-
-
-def _must(life: lives.Life, status: int) -> None:
-    if life.status != status:
-        raise RuntimeError(f"a scene could not be made: status {life.status}\n{life.told()}")
 
 
 def campaign(folder: Path, recipes: tuple[str, ...], *, every: int = 1, only: str = "") -> Report:
@@ -187,14 +182,13 @@ def _case(scene: Scene, name: str, damage: str, home: Path) -> tuple[str, str | 
         start(scene.recipe)(Ground(home / "ground").checked_config(scene.recipe, home / "run"))
 
     life = lives.live(config, checked, home / "log")
-    told = life.told()
     if life.status == FINISHED:
         found = differences(home / "run", scene.whole, stale=False)
         found = [line for line in found if f"run/{line.split()[0]}" != name]  # what nobody reads again stays as it is
         return ("other numbers", "; ".join(found[:4])) if found else ("same numbers", None)
     if life.status != USER_ERROR:
-        return "no clear message", f"status {life.status}: {told[-1500:]}"
-    message = told[told.rfind("error: ") :].replace("\n", " ")
+        return "no clear message", f"status {life.status}: {life.told()[-1500:]}"
+    message = life.message()
     parents = [str(home / name), *(str(parent) for parent in (home / name).parents if home in parent.parents)]
     named = Path(name).name in message or any(parent in message for parent in parents) or "model.base" in message
     if not named or not REMEDY.search(message):

@@ -5,7 +5,6 @@ over itself. Both need root.
 """
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -106,9 +105,7 @@ def campaign(folder: Path, recipes: tuple[str, ...], names: tuple[str, ...] = ()
     ground = lay_ground(folder / "ground", recipes)
     wholes = {recipe: folder / f"whole_{recipe}" for recipe in recipes}
     for recipe, whole in wholes.items():
-        life = lives.live(ground.config(recipe, whole), start(recipe), folder / "log")
-        if life.status != FINISHED:
-            raise RuntimeError(life.told())
+        lives.live(ground.config(recipe, whole), start(recipe), folder / "log").must(FINISHED)
     for case in cases(recipes):
         if not names or case.name in names:
             _note(report, f"{case.recipe}, {case.name}", *_run(case, ground, wholes[case.recipe], folder))
@@ -134,11 +131,9 @@ def _run(case: Case, ground: Ground, whole: Path, folder: Path) -> tuple[str | N
         if case.owner is None:
             case.act(home)
         life = lives.live(config, start(case.recipe), log, _at(case, home) if case.owner else None)
-        told = life.told()
-        message = told[told.rfind("error: ") :].strip().replace("\n", " ")
-        problem = None
+        message, problem = life.message(), None
         if life.status != USER_ERROR:
-            problem = f"status {life.status}: {told[-2500:]}"
+            problem = f"status {life.status}: {life.told()[-2500:]}"
         elif str(mounted) not in message or "remedy" not in message:
             problem = f"unclear: {message}"
         kept = sorted(path.name for path in home.glob("checkpoints/step_*"))
@@ -165,7 +160,7 @@ def _prepare(act: Act, folder: Path) -> tuple[str | None, str]:
         act(out)
         log = folder / "log"
         life = lives.live(_Prepared(config), lambda c: prepare(c.data), log)
-        message = life.told()[life.told().rfind("error: ") :].strip().replace("\n", " ")
+        message = life.message()
         _relieve(out)
         if life.status != USER_ERROR or str(out) not in message or "remedy" not in message:
             return f"status {life.status}: {life.told()[-1500:]}", message
@@ -258,9 +253,3 @@ def show(report: Report, console: Console) -> None:
         console.print(failure, style="red", highlight=False, markup=False)
     good = len(report.rows) - len(report.failures)
     console.print(f"{good} of {len(report.rows)} cases met well, {report.seconds:.0f} s", style="bold")
-
-
-def clear(folder: Path) -> None:
-    """Remove what a campaign left, mounts first."""
-    _relieve_mounts(folder)
-    shutil.rmtree(folder, ignore_errors=True)

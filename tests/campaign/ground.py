@@ -41,13 +41,9 @@ STEPS = {"ssft": 6, "gfpo": 3}
 
 @dataclass(frozen=True)
 class Ground:
-    """Data, tokenizer and base models in `home`, which may be copied elsewhere (`at`)."""
+    """Data, tokenizer and base models in `home`, which may be copied elsewhere."""
 
     home: Path
-
-    def at(self, home: Path) -> "Ground":
-        """The same in a copy of the folder."""
-        return Ground(home)
 
     def config(self, recipe: str, folder: Path, changes: dict | None = None) -> Config:
         """A run of a recipe in `folder`; built once, so that it is there even where files are damaged meanwhile."""

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tests.campaign import lives
 from tests.campaign.compare import differences
-from tests.campaign.ground import LAYOUTS, Ground, lay_ground, start, with_layout
+from tests.campaign.ground import Ground, lay_ground, start, with_layout
 from tests.campaign.lives import FINISHED, NAMES, STOPPED, Life
 
 AIMED = {  # phases that a moment drawn from the whole run would seldom meet
@@ -86,8 +86,8 @@ def campaign(
             if (recipe, layout) not in wholes:
                 bar.update(task, now=f"{recipe}, {layout}: undisturbed", refresh=True)
                 wholes[recipe, layout] = undisturbed(ground, recipe, layout, folder)
-            run = Run(ground, recipe, layout, folder / f"run{report.runs:03d}", wholes[recipe, layout], rng)
-            run.mixed = layouts if mixed else ()
+            home, whole = folder / f"run{report.runs:03d}", wholes[recipe, layout]
+            run = Run(ground, recipe, layout, layouts if mixed else (), home, whole, rng)
 
             def tell(fault: Fault, shown=bar, of=task) -> None:
                 now = f"{fault.recipe}, {fault.layout}: {fault.signal} to {fault.victim}, {fault.phase}"
@@ -121,22 +121,23 @@ def undisturbed(ground: Ground, recipe: str, layout: str, folder: Path) -> Whole
     """Run once without a fault."""
     home, began = folder / f"whole_{recipe}_{layout.replace(' ', '_')}", time.monotonic()
     config = with_layout(ground.config(recipe, home), layout)
-    life = lives.live(config, start(recipe), folder / "whole.log")
-    if life.status != FINISHED:
-        raise RuntimeError(f"the undisturbed run of {recipe}, {layout} ended with {life.status}:\n{life.told()}")
+    lives.live(config, start(recipe), folder / "whole.log").must(FINISHED)
     return Whole(home, time.monotonic() - began)
 
 
+@dataclass
 class Run:
     """One run: life after life, each of them struck but the last."""
 
-    def __init__(self, ground: Ground, recipe: str, layout: str, home: Path, whole: Whole, rng: random.Random) -> None:
-        self.ground, self.recipe, self.layout, self.home, self.whole, self.rng = (
-            *(ground, recipe, layout, home, whole, rng),
-        )
-        self.mixed: tuple[str, ...] = ()  # layouts to change between
-        self.faults: list[Fault] = []
-        self.problems: list[str] = []
+    ground: Ground
+    recipe: str
+    layout: str
+    mixed: tuple[str, ...]  # layouts to change between, in place of the one
+    home: Path
+    whole: Whole
+    rng: random.Random
+    faults: list[Fault] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def go(self, most: int, tell) -> None:
         """To the run's end, with at most so many faults; `tell` is called for each."""
@@ -154,8 +155,7 @@ class Run:
                 self.problems.append(f"life {number}: {problem}")
                 return
             if life.status == FINISHED:
-                exact = not self.mixed
-                self.problems += differences(self.home / "run", self.whole.home, exact=exact)
+                self.problems += differences(self.home / "run", self.whole.home, exact=not self.mixed)
                 return
         self.problems.append(f"no end after {LIVES} lives")
 
@@ -189,18 +189,14 @@ def _strike(life: Life, plan: Plan, recipe: str, layout: str) -> Fault | None:
                 seen, entered = seen + 1, now
                 if seen == plan.nth or plan.phase not in ("matching", "saving a checkpoint", "rollouts", "grading"):
                     due = time.monotonic() + plan.delay
-        elif time.monotonic() >= due and (victim := trace.get(plan.victim, "pid") or _stuck(trace, due)):
+        elif time.monotonic() >= due and (recipes_own := trace.get(0, "pid")):
             phase, step = trace.where()
-            who = f"rank {plan.victim - 1}" if plan.victim and victim == trace.get(plan.victim, "pid") else "recipe"
+            victim = trace.get(plan.victim, "pid") or recipes_own  # the rank may not be there yet
+            who = "recipe" if victim == recipes_own else f"rank {plan.victim - 1}"
             fault = Fault(recipe, layout, phase, step, signal.Signals(plan.number).name, who)
             return fault if lives.send(life, victim, plan.number) else None
         time.sleep(lives.WAIT)
     return None
-
-
-def _stuck(trace, due: float) -> int:
-    """The recipe's own process, where the rank to be struck is not there yet."""
-    return trace.get(0, "pid")
 
 
 def show(report: Report, console: Console) -> None:
@@ -227,6 +223,3 @@ def show(report: Report, console: Console) -> None:
         f"{report.seconds:.0f} s; --seed {report.seed} draws the same plans again (a moment hits what it meets)",
         style="bold",
     )
-
-
-EVERY = tuple(LAYOUTS)

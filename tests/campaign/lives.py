@@ -123,6 +123,16 @@ class Life:
         """Everything it printed."""
         return self.log.read_text(errors="replace")
 
+    def message(self) -> str:
+        """The error that it told its user, on one line."""
+        told = self.told()
+        return told[told.rfind("error: ") :].strip().replace("\n", " ")
+
+    def must(self, status: int) -> None:
+        """RuntimeError where it ended otherwise: what campaigns rest on could not be made."""
+        if self.status != status:
+            raise RuntimeError(f"status {self.status} where {status} was expected ({self.log}):\n{self.told()}")
+
 
 def begin(
     config: Config, start: Callable[[Config], None], log: Path, prepare: Callable[[], None] | None = None
