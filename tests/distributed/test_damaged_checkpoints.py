@@ -67,12 +67,24 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_continued(
     assert_same(config, whole)
 
 
-def test_damage_is_seen_by_all_ranks_of_another_layout(killed, ground, whole, tmp_path):
-    config, newest = copied(killed, ground, tmp_path, TENSOR)
+def test_damage_is_seen_by_all_ranks_of_another_layout_and_what_is_damaged_goes_with_what_is_older(
+    killed, ground, whole, tmp_path
+):
+    config, newest = copied(killed, ground, tmp_path, TENSOR | {"trainer.keep_last": 1})
     flip(newest / "__0_0.distcp")
     finish(config)
+    assert [p.name for p in newest.parent.iterdir()] == ["step_0000004"]
     assert [line["step"] for line in trained(config)] == [1, 2, 3, 3, 4]
     assert trained(config)[-1]["sigma_QM"] == trained(whole)[-1]["sigma_QM"]
+
+
+def test_damaged_metrics_are_those_of_the_checkpoint_again(killed, ground, whole, tmp_path, capfd):
+    config, newest = copied(killed, ground, tmp_path)
+    lines = newest.parents[1] / "metrics.jsonl"
+    lines.write_text(lines.read_text().replace('"step": 2', '"step": 1'))
+    finish(config)
+    assert "is damaged and was replaced by" in capfd.readouterr().err.replace("\n", "")
+    assert_same(config, whole)
 
 
 def test_nothing_whole_is_an_error_that_says_what_to_do(killed, ground, tmp_path):

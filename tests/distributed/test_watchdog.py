@@ -14,6 +14,8 @@ from nemo_forking.config import Config
 from nemo_forking.errors import Stopped
 from nemo_forking.evaluation.folder import Growing
 from nemo_forking.training import hang, step
+from nemo_forking.training.launch import RankFailed, fork_ranks
+from nemo_forking.training.trainer import train
 from tests.distributed import policy_runs
 from tests.distributed.policy_runs import on_call, tiny_policy
 from tests.distributed.runs import DATA, TENSOR, metrics, run, tiny
@@ -61,18 +63,23 @@ def test_a_rank_that_sleeps_in_the_matching_pass_is_named_and_a_second_start_goe
     assert hang.attempts(tmp_path / "hang") == 1
 
 
-def test_a_stopped_rank_is_told_of_by_the_others(ground, tmp_path):
+def test_a_stopped_rank_is_told_of_by_the_others_and_a_run_that_hangs_there_again_is_given_up(ground, tmp_path):
     config = tiny(ground, tmp_path, SOON | TENSOR)
-
-    def stop(record: dict) -> None:
-        if os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGSTOP)
-
     with pytest.raises(Stopped):
-        run(config, stop)
+        fork_ranks(stop_while_scoring, 2, config)
     summary, stacks = told(config)
     assert summary.splitlines()[1].startswith("  rank 1: silent (stopped, dead or cut off), last heard in ")
     assert list(stacks) == [0]
+    with pytest.raises(RankFailed, match="rank 0 exited with status 70"):
+        fork_ranks(stop_while_scoring, 2, config)
+    assert "not to be started again" in told(config, attempt=2)[0]
+
+
+def stop_while_scoring(config: Config) -> None:
+    """In a forked rank: train, but for rank 1, which is stopped at its first step."""
+    if os.environ["RANK"] == "1":
+        step.score = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)
+    train(config)
 
 
 def test_rollouts_count_as_progress_of_all_ranks_until_they_stand_still(policy_ground, tmp_path):
