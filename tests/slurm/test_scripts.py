@@ -159,13 +159,6 @@ def test_ranks_have_the_numbers_of_their_task_and_a_stop_is_no_bad_exit(tmp_path
     assert rank("kill -USR1 $PPID; exit 75") == (75, "")  # or the job would be taken for done
 
 
-def test_a_container_sees_checkout_logs_and_mounts(tmp_path):
-    environment = os.environ | {"SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "7", LOGS: str(tmp_path)}
-    command = ["bash", "-c", "source slurm/common.sh && mounts=(/a:/b) && in_container image && in_container ''"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert f"--container-mounts={ROOT}:{ROOT},{tmp_path}:{tmp_path},/a:/b" in done.stdout.splitlines(), done.stderr
-
-
 @pytest.mark.parametrize(
     ("ends", "srun", "verdict"),
     [

@@ -51,11 +51,12 @@ def test_nodes_are_checked_before_every_rank_is_a_task_of_one_step(steps, tmp_pa
     assert "--container" not in check + ranks
 
 
-def test_every_step_runs_in_the_container_with_checkout_and_mounts(steps):
+def test_every_step_runs_in_the_container_with_checkout_logs_and_mounts(steps, tmp_path):
     for _, words in steps(*CONTAINER):
         assert f"--container-image=nvcr.io#nvidia/nemo:25.07 --container-workdir={ROOT} --container-writable" in words
         mounts, command = re.search(r"--container-mounts=(\S+) (.*)", words).groups()
-        assert {f"{ROOT}:{ROOT}", "/data:/data", "/a:/b"} <= set(mounts.split(","))
+        logs = tmp_path / "logs"
+        assert {f"{ROOT}:{ROOT}", f"{logs}:{logs}", "/data:/data", "/a:/b"} <= set(mounts.split(","))
         assert command.startswith("slurm/rank.sh python ")
 
 
