@@ -25,22 +25,23 @@ def prepare(segments: Sequence[Segment], order: np.ndarray | None, like: Tensor)
     `order` is where the pack's tokens lie among the keys that will be given; None: in their natural order.
     """
     flash = like.is_cuda and like.dtype in (torch.bfloat16, torch.float16) and like.size(-1) in range(8, 257, 8)
-    return Varlen(segments, order, like.device) if flash else Padded(segments, order, like)
+    return Varlen(segments, order, like) if flash else Padded(segments, order, like)
 
 
 class Varlen:
     """All segments in one call: their keys side by side, and where each segment's queries and keys end."""
 
-    def __init__(self, segments: Sequence[Segment], order: np.ndarray | None, device: torch.device):
+    def __init__(self, segments: Sequence[Segment], order: np.ndarray | None, like: Tensor):
         queries, keys = [s.queries for s in segments], [s.keys for s in segments]
-        self.keys = _index(_key_tokens(segments, order), device)
-        self.ends = tuple(torch.tensor([0, *np.cumsum(n)], dtype=torch.int32, device=device) for n in (queries, keys))
+        self.keys = _index(_key_tokens(segments, order), like.device)
+        ends = (np.cumsum([0, *counts]) for counts in (queries, keys))
+        self.ends = tuple(torch.tensor(end, dtype=torch.int32, device=like.device) for end in ends)
         self.longest = max(queries), max(keys)
 
-    def __call__(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, scale: float | None, flash=None) -> Tensor:
-        """Attention's output [T, H, D]; `flash` stands in for `varlen_causal`."""
+    def __call__(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, scale: float | None) -> Tensor:
+        """Attention's output [T, H, D]."""
         k, v = (_pick(t, self.keys) for t in (k_SGD, v_SGD))
-        return (flash or varlen_causal)(q_THD, k, v, self.ends, self.longest, scale)
+        return varlen_causal(q_THD, k, v, self.ends, self.longest, scale)
 
 
 def varlen_causal(

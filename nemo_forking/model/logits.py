@@ -19,7 +19,7 @@ from torch import Tensor
 from nemo_forking.config import Config
 from nemo_forking.errors import UserError
 from nemo_forking.model.dist_checkpoint import DistCheckpoint
-from nemo_forking.model.hf_folder import EMBEDDING, HEAD
+from nemo_forking.model.hf_folder import EMBEDDING, FINAL_NORM, HEAD
 from nemo_forking.model.names import NORMS
 from nemo_forking.model.sources import Source
 
@@ -88,7 +88,7 @@ def transformers_outputs(values: dict, source: Source, ids_BT: Tensor) -> Output
         hidden_BTH = _transformers_layer(config, number, source, hidden_BTH, positions, rotary)
         yield f"model.layers.{number}", hidden_BTH
     norm = Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps)
-    norm.weight.copy_(source("model.norm.weight"))
+    norm.weight.copy_(source(FINAL_NORM))
     yield HEAD, _head(norm(hidden_BTH), source(EMBEDDING if config.tie_word_embeddings else HEAD))
 
 
@@ -118,8 +118,9 @@ def prepare_megatron() -> None:
     with quiet.imports():
         from megatron.core import parallel_state
 
-        from nemo_forking.training.trainer import start_rank
-    start_rank()
+        from nemo_forking.model import cpu, qwen2  # noqa: F401 - NeMo, which talks
+    quiet.logs()
+    cpu.install()
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     parallel_state.initialize_model_parallel()
 
@@ -130,9 +131,8 @@ def megatron_outputs(config: Config, checkpoint: DistCheckpoint, ids_BT: Tensor)
     from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 
     from nemo_forking.model.layers import layer_spec
-    from nemo_forking.training.trainer import model_config
 
-    shape = _of_one_process(model_config, config)
+    shape = _of_one_process(config)
     block = layer_spec(shape)
     embedding_VH = checkpoint.read("embedding.word_embeddings.weight", None)
     hidden_TBH = F.embedding(ids_BT.T, embedding_VH).float()
@@ -151,10 +151,12 @@ def megatron_outputs(config: Config, checkpoint: DistCheckpoint, ids_BT: Tensor)
     yield HEAD, _head(norm(hidden_TBH).transpose(0, 1), head_VH)
 
 
-def _of_one_process(model_config, config: Config):
+def _of_one_process(config: Config):
     """The model's configuration as training makes it, without what serves speed or several processes."""
+    from nemo_forking.model.qwen2 import megatron_config
+
     alone = {"accelerator": "cpu", "recompute": "none", "virtual_pipeline": None, "fp8": None, "compile": False}
-    shape = model_config(dataclasses.replace(config, layout=dataclasses.replace(config.layout, **alone)))
+    shape = megatron_config(dataclasses.replace(config, layout=dataclasses.replace(config.layout, **alone)))
     shape.perform_initialization = False
     return shape
 

@@ -14,8 +14,10 @@ from nemo.lightning.megatron_parallel import MegatronLossReduction
 from nemo.lightning.pytorch.optim import MegatronOptimizerModule
 from torch import Tensor
 
+from nemo_forking.config import Config
 from nemo_forking.data.batches import MicroBatch
 from nemo_forking.model.gpt import LabelRowsGPT, MicroBatchSteps
+from nemo_forking.model.hf_folder import head_size
 from nemo_forking.model.layers import layer_spec
 from nemo_forking.model.weights import Source, load
 
@@ -37,6 +39,48 @@ class ForkingQwen2Config(Qwen2Config):
         model = super().configure_model(tokenizer, pre_process, post_process, vp_stage)
         model.__class__ = LabelRowsGPT  # NeMo names Megatron's class in its builder; ours differs in methods only
         return model
+
+
+def megatron_config(config: Config) -> ForkingQwen2Config:
+    """The model as Megatron is to build it, under the layout."""
+    m, layout = config.model, config.layout
+    on_cpu = layout.accelerator == "cpu"
+    recompute = {
+        "none": {},
+        "selective": {"recompute_granularity": "selective"},
+        "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+    }[layout.recompute]
+    # gloo frees a sent activation too early when outputs are deallocated, and mixes up batched sends of an interleaved
+    # pipeline of two: see docs/performance.md
+    cpu_only = {
+        "use_cpu_initialization": True,
+        "masked_softmax_fusion": False,
+        "bias_activation_fusion": False,
+        "gradient_accumulation_fusion": False,
+        "deallocate_pipeline_outputs": False,
+        "batch_p2p_sync": False,
+        "batch_p2p_comm": not layout.virtual_pipeline,
+        "overlap_p2p_comm": bool(layout.virtual_pipeline),
+    }
+    return ForkingQwen2Config(
+        num_layers=m.num_layers,
+        hidden_size=m.hidden_size,
+        ffn_hidden_size=m.ffn_hidden_size,
+        num_attention_heads=m.num_attention_heads,
+        num_query_groups=m.num_query_groups,
+        kv_channels=head_size(m),
+        vocab_size=m.vocab_size,
+        seq_length=m.max_length,
+        rotary_base=m.rope_theta,
+        layernorm_epsilon=m.norm_eps,
+        share_embeddings_and_output_weights=m.tie_embeddings,
+        init_method_std=m.init_std,
+        cross_entropy_loss_fusion=False,
+        loss_chunk=config.loss.chunk,
+        compile=layout.compile,
+        **recompute,
+        **(cpu_only if on_cpu else {}),
+    )
 
 
 RowsSeen = list[tuple[tuple[int, ...], Tensor]]  # of every micro-batch its rows' names, and [rows] a count

@@ -37,11 +37,6 @@ def qwen2_shape(config) -> ModelShape:
     )
 
 
-def hf_shape(config, name: str) -> tuple[int, ...]:
-    """The shape a Hugging Face tensor has for this Megatron configuration."""
-    return tensor_shape(qwen2_shape(config), name)
-
-
 # ---------------------------------------------------------------- into Megatron
 
 
@@ -65,7 +60,7 @@ def load(model: nn.Module, source: Source) -> None:
 
 
 def _checked(tensor: Tensor, name: str, config) -> Tensor:
-    expected = hf_shape(config, name)
+    expected = tensor_shape(qwen2_shape(config), name)
     if tuple(tensor.shape) != expected:
         raise UserError(
             f"{name}: the checkpoint has shape {tuple(tensor.shape)}, the configuration asks for {expected}; "

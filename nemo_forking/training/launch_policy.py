@@ -7,6 +7,7 @@ import numpy as np
 from nemo_forking.config import Config
 from nemo_forking.config.evaluation import SystemConfig
 from nemo_forking.data.encoding import load_tokenizer
+from nemo_forking.data.packing import pass_layout, round_up
 from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.errors import UserError
@@ -101,9 +102,9 @@ def check_prompts_fit(config: Config, prompts: list[Prompt]) -> int:
             )
     if not config.batch.packing:
         return whole
-    chunks = 2 * config.layout.context if config.layout.context > 1 else 1  # a packed row is cut into so many
+    unit = pass_layout(config.batch, config.layout).row_multiple
     for name, needed in (("match_tokens", longest), ("tokens", whole if config.policy.scope == "all" else longest)):
-        needed = -(-needed // chunks) * chunks
+        needed = round_up(needed, unit)
         if needed > getattr(config.batch, name):
             raise UserError(
                 f"{which} makes a row of up to {needed} tokens, but a packed micro-batch holds batch.{name}="

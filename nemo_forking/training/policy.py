@@ -7,14 +7,14 @@ from nemo_forking.config import Config
 from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.model import sources
 from nemo_forking.model.policy import PolicyLoss
-from nemo_forking.model.qwen2 import ForkingQwen2Model
+from nemo_forking.model.qwen2 import ForkingQwen2Model, megatron_config
 from nemo_forking.rl.collect import Collector
 from nemo_forking.rl.prompts import load_prompts
 from nemo_forking.training.identity import policy_identity
 from nemo_forking.training.policy_loop import PolicyLoop
 from nemo_forking.training.policy_step import PolicyStep
 from nemo_forking.training.stop import StopRequest
-from nemo_forking.training.trainer import export, fit, materials, model_config, optimizer, start_rank
+from nemo_forking.training.trainer import export, fit, materials, optimizer, start_rank
 
 
 def train_policy(config: Config, after_step: Callable[[dict], None] | None = None) -> dict:
@@ -36,5 +36,5 @@ def train_policy(config: Config, after_step: Callable[[dict], None] | None = Non
         return PolicyStep(config, prompts, form, tags, Collector(config, tags, identity), export_to, stop)
 
     loop = PolicyLoop(config, identity, checkpoints, latest, after_step, loss=loss, make_step=make_step, base=base)
-    model = ForkingQwen2Model(model_config(config), optimizer(config), loss, weights=None if latest else base)
+    model = ForkingQwen2Model(megatron_config(config), optimizer(config), loss, weights=None if latest else base)
     return fit(config, model, loop, tokenizer, tags)

@@ -54,4 +54,4 @@ class SetLoop(Loop):
     def restore(self, state: dict) -> None:
         """Take up both."""
         self.set_step.statistics.load_state_dict(state["statistics"])
-        self.set_step.kept.load_state_dict(state.get("kept", []))
+        self.set_step.kept.load_state_dict(state["kept"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -19,8 +20,8 @@ from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.model import cpu, sources, weights
 from nemo_forking.model.base import base_weights
-from nemo_forking.model.hf_folder import hf_config
-from nemo_forking.model.qwen2 import ForkingQwen2Config, ForkingQwen2Model, WeightedLoss, WeightedOptimizer
+from nemo_forking.model.hf_folder import hf_config, tensor_shape
+from nemo_forking.model.qwen2 import ForkingQwen2Model, WeightedLoss, WeightedOptimizer, megatron_config
 from nemo_forking.tags import Tags, add_to_tokenizer, make_tags
 from nemo_forking.training import quiet
 from nemo_forking.training.checkpoint import Checkpoints, unwrapped
@@ -43,7 +44,7 @@ def train(config: Config, after_step: Callable[[dict], None] | None = None) -> d
     tokenizer, tags, checkpoints, latest = materials(config)
     loop = SetLoop(config, SetStep(config, file, tags), checkpoints, latest, after_step)
     model = ForkingQwen2Model(
-        model_config(config),
+        megatron_config(config),
         optimizer(config),
         WeightedLoss(),
         weights=None if latest else initial_weights(config, tags),
@@ -145,48 +146,6 @@ class StepSampler(DataSampler):
         return self.loop.begin(step)
 
 
-def model_config(config: Config) -> ForkingQwen2Config:
-    """The Megatron model configuration."""
-    m, layout = config.model, config.layout
-    on_cpu = layout.accelerator == "cpu"
-    recompute = {
-        "none": {},
-        "selective": {"recompute_granularity": "selective"},
-        "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
-    }[layout.recompute]
-    # gloo frees a sent activation too early when outputs are deallocated, and mixes up batched sends of an interleaved
-    # pipeline of two: see docs/performance.md
-    cpu_only = {
-        "use_cpu_initialization": True,
-        "masked_softmax_fusion": False,
-        "bias_activation_fusion": False,
-        "gradient_accumulation_fusion": False,
-        "deallocate_pipeline_outputs": False,
-        "batch_p2p_sync": False,
-        "batch_p2p_comm": not layout.virtual_pipeline,
-        "overlap_p2p_comm": bool(layout.virtual_pipeline),
-    }
-    return ForkingQwen2Config(
-        num_layers=m.num_layers,
-        hidden_size=m.hidden_size,
-        ffn_hidden_size=m.ffn_hidden_size,
-        num_attention_heads=m.num_attention_heads,
-        num_query_groups=m.num_query_groups,
-        kv_channels=m.head_dim or m.hidden_size // m.num_attention_heads,
-        vocab_size=m.vocab_size,
-        seq_length=m.max_length,
-        rotary_base=m.rope_theta,
-        layernorm_epsilon=m.norm_eps,
-        share_embeddings_and_output_weights=m.tie_embeddings,
-        init_method_std=m.init_std,
-        cross_entropy_loss_fusion=False,
-        loss_chunk=config.loss.chunk,
-        compile=layout.compile,
-        **recompute,
-        **(cpu_only if on_cpu else {}),
-    )
-
-
 def optimizer(config: Config) -> WeightedOptimizer:
     """Adam on Megatron; the learning rate is set by the loop before every step."""
     o, bf16 = config.optim, config.model.precision == "bf16"
@@ -246,6 +205,5 @@ def initial_weights(config: Config, tags: Tags) -> sources.Source:
     if config.model.base:
         source = base_weights(config.model.base, config.model)
     else:
-        shapes = model_config(config)
-        source = sources.from_seed(lambda name: weights.hf_shape(shapes, name), config.run.seed, config.model.init_std)
+        source = sources.from_seed(partial(tensor_shape, config.model), config.run.seed, config.model.init_std)
     return sources.with_tags(source, tags, config.tags.noise, config.tags.seed)

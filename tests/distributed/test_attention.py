@@ -137,13 +137,8 @@ def one_segment_after_the_other(q, k, v, ends, longest, scale):
     return torch.cat(outs)
 
 
-def varlen(segments, order, like):
-    kernel = kernels.Varlen(segments, order, like.device)
-    return lambda *args: kernel(*args, flash=one_segment_after_the_other)
-
-
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-@pytest.mark.parametrize(("prepare", "call"), [(varlen, 0), (kernels.Padded, 2**16), (kernels.Padded, 8)])
+@pytest.mark.parametrize(("prepare", "call"), [(kernels.Varlen, 0), (kernels.Padded, 2**16), (kernels.Padded, 8)])
 @settings(max_examples=15)
 @given(data=st.data())
 def test_every_kernel_gives_each_context_rank_its_part(ranks, prepare, call, data):
@@ -153,6 +148,7 @@ def test_every_kernel_gives_each_context_rank_its_part(ranks, prepare, call, dat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "CALL", call)  # how soon a segment is attended by itself
         patch.setattr(kernels, "BLOCK", 3)
+        patch.setattr(kernels, "varlen_causal", one_segment_after_the_other)
         q, k, v, grad = (t[:, 0] for t in inputs(tokens, 1))
         leaves = [t.clone().requires_grad_() for t in (q, k, v)]
         gathered = [torch.cat([t[own_places(documents, ranks, r)] for r in range(ranks)]) for t in leaves[1:]]
@@ -167,13 +163,15 @@ def test_every_kernel_gives_each_context_rank_its_part(ranks, prepare, call, dat
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's flash attention of variable lengths needs a GPU")
-def test_flash_attention_of_variable_lengths_keeps_its_promise():
+def test_flash_attention_of_variable_lengths_keeps_its_promise(monkeypatch):
     documents = (Document(40, (24, 100, 7)), Document(300), Document(0, (5, 130)))
     q, k, v = (torch.randn(sum(d.length for d in documents), h, 64, device="cuda") for h in (8, 2, 2))
     leaves = [[t.to(torch.bfloat16).requires_grad_() for t in (q, k, v)] for _ in range(2)]
     kernel = kernels.prepare(cut(documents), None, leaves[0][0])
     assert isinstance(kernel, kernels.Varlen)
-    out, wanted = (kernel(*leaves[0], SCALE), kernel(*leaves[1], SCALE, flash=one_segment_after_the_other))
+    out = kernel(*leaves[0], SCALE)
+    monkeypatch.setattr(kernels, "varlen_causal", one_segment_after_the_other)
+    wanted = kernel(*leaves[1], SCALE)
     torch.testing.assert_close(out, wanted, rtol=2e-2, atol=2e-2)
     grad = torch.randn_like(out)
     out.backward(grad)

@@ -11,8 +11,9 @@ import pytest
 from nemo.lightning.pytorch.plugins.mixed_precision import update_config_with_dtype_overrides
 
 from nemo_forking.config import Config, load
+from nemo_forking.model.qwen2 import megatron_config
 from nemo_forking.training.fp8 import FORMATS
-from nemo_forking.training.trainer import mixed_precision, model_config
+from nemo_forking.training.trainer import mixed_precision
 from tests.distributed.runs import metrics, run, tiny
 from tests.run_files import weights
 
@@ -56,7 +57,7 @@ def test_bf16_stays_near_float32_and_resumes_to_the_same_numbers(ground, tmp_pat
 @pytest.mark.parametrize("recipe", FORMATS)
 def test_megatron_is_told_of_8_bit_linears_and_keeps_weights_in_bf16(recipe):
     config = load(["experiment=ssft_math_32b", f"layout.fp8={recipe}"])
-    model = update_config_with_dtype_overrides(mixed_precision(config).dtype_config, model_config(config))
+    model = update_config_with_dtype_overrides(mixed_precision(config).dtype_config, megatron_config(config))
     model.__post_init__()  # Megatron's own checks
     assert (model.fp8, model.fp8_recipe, model.bf16) == (FORMATS[recipe], recipe, True)
     assert not model.fp8_param and not model.fp8_dot_product_attention

@@ -20,9 +20,10 @@ from nemo_forking.model.base import base_weights
 from nemo_forking.model.convert import convert
 from nemo_forking.model.gpt import LabelRowsGPT
 from nemo_forking.model.hf_folder import EMBEDDING, HEAD
+from nemo_forking.model.qwen2 import megatron_config
 from nemo_forking.tags import initial_rows, make_tags
 from nemo_forking.training.launch import fork_ranks
-from nemo_forking.training.trainer import model_config, start_rank
+from nemo_forking.training.trainer import start_rank
 from tests.distributed.runs import Ground, lay_ground, tiny
 from tests.run_files import weights as weights_of
 from tests.unit.shapes import qwen2_config
@@ -125,7 +126,7 @@ def differing(config: Config, folder: Path) -> list[str]:
 
 
 def build(config: Config, ranks: int) -> LabelRowsGPT:
-    shape = model_config(config)
+    shape = megatron_config(config)
     shape.tensor_model_parallel_size = ranks
     model = shape.configure_model()
     for parameter in model.parameters():
