@@ -14,6 +14,7 @@ from nemo_forking.cluster.outlook import expect, size
 from nemo_forking.cluster.stages import SCRIPTS, Stage
 from nemo_forking.config import load
 from nemo_forking.config.written import written
+from nemo_forking.errors import UserError
 from nemo_forking.plan.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,6 +148,13 @@ def test_study_settings_decide_which_stages_there_are():
     ]
     assert few["optimal-seed2"].config.model.base == "models/Qwen2.5-32B-Instruct"
     assert (few["optimal-seed2"].config.run.seed, few["optimal-seed2"].config.tags.seed) == (2, 2)
+
+
+def test_what_is_no_study_is_refused_before_anything_starts():
+    with pytest.raises(UserError, match="study is null: take an experiment with a study"):
+        graph(load(["experiment=ssft_math_32b"]))
+    with pytest.raises(UserError, match=r"has benchmarks=\[many_ways\], not \['aime24'\]"):
+        graph(load(["experiment=tiny", "benchmarks=[aime24]", "launcher=slurm"]))
 
 
 def test_values_are_read_back_as_they_were_written():
