@@ -144,14 +144,14 @@ class Bench:
         }
 
     def try_all(self, row: Row) -> dict[str, Found]:
-        """A step of every way that the memory suffices for; ours are compared with the last plain one that ran."""
+        """A step of every way that the memory suffices for; ours are compared with the first plain one that ran."""
         found: dict[str, Found] = {}
         calls, own = self.calls(row), self._own_ways()
         for name, call in calls.items():
             if name not in own and (tried := self._try(call)):
                 found[name] = Found(tried[0], tried[1] + self.plain.state_bytes())
-        reference = next(reversed(found), None)
-        if reference:  # its gradients, whatever ran out of memory after it
+        reference = next(iter(found), None)  # of them the one with least of this project's code
+        if reference:  # its gradients, whatever ran after it
             calls[reference]()
         for name, (compiled, recompute) in own.items():
             if not (tried := self._try(calls[name], compiled)):

@@ -56,14 +56,31 @@ def bench(folder: Path, device: torch.device, plain: type) -> training_ways.Benc
     return training_ways.Bench(size, s, {False: ours}, plain(reference, s.chunk), device)
 
 
-def without_room(rank: int, folder: Path) -> dict[str, training_ways.Found]:
+class WrongLoss(training_ways.Plain):
+    """As if this project's loss had a wrong gradient."""
+
+    def step(self, row, *, keep=False, our_loss=False):
+        loss = super().step(row, keep=keep, our_loss=our_loss)
+        if our_loss:
+            for param in self.model.parameters():
+                param.grad.mul_(2)
+        return loss
+
+
+def tried(rank: int, folder: Path, plain: type) -> dict[str, training_ways.Found]:
     with models.one_process() as device:
-        small = bench(folder, device, TooSmall)
-        return small.try_all(small.row(48))
+        tiny = bench(folder, device, plain)
+        return tiny.try_all(tiny.row(48))
+
+
+def test_ours_is_compared_with_transformers_own_loss(tmp_path):
+    found = run(tried, 1, tmp_path, WrongLoss)[0]
+    assert list(found) == [*PLAIN, *OURS]
+    assert max(found[name].gradient_difference for name in OURS) < 1e-4
 
 
 def test_a_way_without_room_is_left_out_and_the_others_are_compared_with_one_that_has_it(tmp_path):
-    found = run(without_room, 1, tmp_path)[0]
+    found = run(tried, 1, tmp_path, TooSmall)[0]
     assert list(found) == ["plain, our loss", *OURS]
     assert max(found[name].gradient_difference for name in OURS) < 1e-4
 
