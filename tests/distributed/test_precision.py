@@ -65,4 +65,4 @@ def test_megatron_is_told_of_8_bit_linears_and_keeps_weights_in_bf16(recipe):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_layout_says_whether_the_model_is_compiled(compiled):
-    assert model_config(load(["experiment=tiny", f"layout.compile={compiled}"])).compile is compiled
+    assert megatron_config(load(["experiment=tiny", f"layout.compile={compiled}"])).compile is compiled
