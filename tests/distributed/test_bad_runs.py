@@ -88,7 +88,7 @@ def test_a_loss_that_is_not_a_number_is_told_with_its_question_and_never_stepped
     assert 0 < len(readers) < 4
     changes = {"model.base": str(base), "matching.rule": "random", "trainer.checkpoint_every": 1}
     config = tiny(ground, tmp_path, LAYOUTS[layout] | changes)
-    found = errors(config)
+    found = fork_ranks(error_without_update, config.layout.processes, config)
     assert len(found) == config.layout.processes
     for kind, message in found:
         assert kind == "UserError"
@@ -107,6 +107,18 @@ def test_a_gradient_that_is_not_finite_is_told_by_its_weights(ground, tmp_path):
         assert "loss: finite for every question" in message
         assert "gradient: on ranks [0, 1], there of" in message and "weight" in message
     assert left_behind(config) == []
+    sound = fork_ranks(error_without_update, 2, tiny(ground, tmp_path / "sound", DATA | changes))
+    assert sound == [("AssertionError", "a weight was updated")] * 2
+
+
+def error_without_update(config) -> tuple[str, str]:
+    """In a forked rank: what training raises, where an update of weights is an error too."""
+
+    def update(*_, **__):
+        raise AssertionError("a weight was updated")
+
+    torch.optim.Adam.step = update  # of AdamW, too
+    return error_of(config)
 
 
 def overflow(config) -> tuple[str, str]:
@@ -118,7 +130,7 @@ def overflow(config) -> tuple[str, str]:
         return value + (value - value.detach()) * 3e38 * 1e5, count, report
 
     WeightedLoss.forward = enlarged
-    return error_of(config)
+    return error_without_update(config)
 
 
 def metrics_written(config) -> list[dict]:

@@ -23,9 +23,18 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {"truncated": truncate, "flipped": flip, "removed": Path.unlink}
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "truncated": truncate,
+    "flipped": flip,
+    "removed": Path.unlink,
+    "added": lambda file: file.write_bytes(b"of another run"),
+}
 FILES = (".metadata", "__0_0.distcp", "checksums.json", "common.pt", "extra.json", "metadata.json", "metrics.jsonl")
-CASES = [("__0_0.distcp", damage) for damage in DAMAGES] + [
+CASES = [
+    ("__0_0.distcp", "truncated"),
+    ("__0_0.distcp", "flipped"),
+    ("__0_0.distcp", "removed"),
+    ("__1_0.distcp", "added"),
     (".metadata", "removed"),
     ("checksums.json", "flipped"),
     ("common.pt", "truncated"),
