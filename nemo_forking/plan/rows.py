@@ -98,7 +98,7 @@ def fullest(config: Config, *, without_gradient: bool) -> tuple[Sheet, int]:
     """The fullest micro-batch the settings allow, and the most micro-batches of a data-parallel rank.
 
     A packed micro-batch is full; a padded one has the longest rows. Only the labels of matching rows are bounded
-    (`matching.tokens` of each, of which as many fit as have prompts of the mean length, or share them).
+    (`matching.tokens` of each and perhaps its tag; as many fit as have prompts of the mean length, or share them).
     """
     batch, mean = config.batch, lengths(config)
     layout = pass_of(config, without_gradient=without_gradient)
@@ -106,8 +106,8 @@ def fullest(config: Config, *, without_gradient: bool) -> tuple[Sheet, int]:
     tokens = layout.tokens if batch.packing else layout.micro_batch_size * longest
     tokens = labels = layout.time(tokens)
     if without_gradient and config.plan.recipe == "ssft":
-        rows = max(1, tokens // (config.matching.tokens + (0 if layout.share else mean.prompt)))
-        labels = min(tokens, rows * config.matching.tokens)
+        one = matching_row(config, 0 if layout.share else mean.prompt, config.matching.tokens, 0)
+        labels = min(tokens, max(1, tokens // one.length) * one.counted)
     micro_batches = -(-count // (layout.data_ranks * max(1, layout.tokens // longest if batch.packing else 1)))
     padded = tokens if batch.packing and config.layout.accelerator == "cpu" else 0
     side = 1 if batch.packing else layout.micro_batch_size

@@ -16,6 +16,7 @@ from nemo_forking.plan.memory import GIB, fits, stage_memory
 from nemo_forking.plan.nearest import nearest
 from nemo_forking.plan.parameters import model_parameters, rank_parameters
 from nemo_forking.plan.plan import make_plan, refuse_what_cannot_fit
+from nemo_forking.plan.rows import fullest
 from nemo_forking.plan.state import rank_state
 from recipes.plan import run
 
@@ -84,6 +85,20 @@ def test_logits_of_a_chunk():
     one = config("layout=8xh200")
     assert logit_bytes(one.model, one.layout, one.loss, 32768) == 1024 * 152064 / 8 * 4
     assert logit_bytes(one.model, one.layout, one.loss, 100) == 100 * 152064 / 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "labels"),  # rows of 300 + tag + 1,000 - 1 tokens in 8,192
+    [
+        ([], 6 * 1000),
+        (["matching.include_tag=true"], 6 * 1001),
+        (["matching.include_tag=true", "tags.spelling=text"], 6 * 1005),
+        (["matching.include_tag=true", "batch.share_prompts=true"], 8 * 1001),  # where the prompts' tokens do not count
+    ],
+)
+def test_the_labels_of_a_full_matching_micro_batch_by_hand(overrides, labels):
+    sheet, _ = fullest(config("layout=8xh200", *overrides), without_gradient=True)
+    assert (sheet.tokens, sheet.labels) == (8192, labels)
 
 
 def test_micro_batches_held_by_the_stages_of_a_pipeline():
