@@ -17,7 +17,7 @@ from nemo_forking.data.encoding import FILES
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
 from nemo_forking.files import file_hash
-from nemo_forking.processes import is_first_rank
+from nemo_forking.processes import first_rank_tells, is_first_rank
 
 SMALL = 64 * 2**20  # bytes; more is weights
 
@@ -88,7 +88,7 @@ def check_same(found: dict, wanted: dict, path: Path) -> None:
 
 
 def _identity_of(record: Path) -> dict | None:
-    """What a record says; None where it is damaged, which those who load what it describes will tell."""
+    """What a record says; None where it is missing or damaged, which those who load what it describes will tell."""
     try:
         if record_problem(record):
             return None
@@ -100,20 +100,18 @@ def _identity_of(record: Path) -> dict | None:
 def finished(config: Config, identity: dict, *, quick: bool = False) -> bool:
     """Whether the run folder holds the exported model of just this run, as it was written; `quick` reads no weights.
 
-    A damaged one is exported again from the newest checkpoint, with a warning. Raises UserError when that model, or
-    the newest checkpoint, is another run's, or when there is no checkpoint to export a damaged model from: before
-    anything there is touched.
+    Without it every rank calls this, and the first one reads the weights for all. A damaged model is exported again
+    from the newest checkpoint, with a warning. Raises UserError when that model, or the newest checkpoint, is another
+    run's, or when there is no checkpoint to export a damaged model from: before anything there is touched.
     """
     folder = Path(config.run.folder)
     model, checkpoints = folder / "model", sorted(folder.glob("checkpoints/step_*"))
     for record in (model / "provenance.json", *(path / "extra.json" for path in checkpoints[-1:])):
-        if record.exists() and (found := _identity_of(record)):
+        if found := _identity_of(record):
             check_same(found, identity, record.parent)
     if not model.exists():
         return False
-    problems = folder_problems(model, SMALL if quick else None)
-    if not problems and _identity_of(model / "provenance.json") is None:
-        problems = ["provenance.json is missing or damaged"]
+    problems = _problems(model, SMALL) if quick else first_rank_tells(lambda: _problems(model))
     if not problems:
         return True
     if not checkpoints:
@@ -124,6 +122,14 @@ def finished(config: Config, identity: dict, *, quick: bool = False) -> bool:
     if is_first_rank():
         console.print(f"{model} is damaged and is exported again: {'; '.join(problems)}", style="yellow")
     return False
+
+
+def _problems(model: Path, largest: int | None = None) -> list[str]:
+    """What of an exported model is not as it was written; of files of more than `largest` bytes only the size."""
+    found = folder_problems(model, largest)
+    if not found and _identity_of(model / "provenance.json") is None:
+        return ["provenance.json is missing or damaged"]
+    return found
 
 
 def check_base_whole(config: Config) -> None:
