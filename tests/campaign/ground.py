@@ -10,19 +10,8 @@ from nemo_forking.config import Config
 from nemo_forking.training.launch import start_training
 from nemo_forking.training.launch_policy import start_policy
 from tests.distributed import policy_runs, runs
+from tests.distributed.resuming import ADAM
 
-ADAM = {
-    "optim.lr": 2e-2,
-    "optim.min_lr": 1e-3,
-    "optim.warmup_fraction": 0.3,
-    "optim.weight_decay": 0.1,
-    "optim.beta1": 0.9,
-    "optim.beta2": 0.95,
-    "optim.eps": 1e-3,
-    "optim.clip_grad": 1.0,
-    "trainer.checkpoint_every": 1,
-    "trainer.keep_last": 2,
-}
 LAYOUTS = {
     "one process": {"layout.devices": 1},
     "data 2": {"layout.devices": 2},
