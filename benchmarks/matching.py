@@ -8,7 +8,6 @@ if their costs differ. Needs Megatron-Core and transformers, not NeMo; runs on t
 
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from benchmarks.settings import WIDTHS_32B, ModelSettings, model_line, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
+from nemo_forking.training import quiet
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}  # relative; bf16 rounds hidden states to 3 digits
 
@@ -56,8 +56,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
     Raises UserError where a row does not fit a packed micro-batch.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Megatron's, about kernels that are not installed
+    with quiet.imports():
         from benchmarks import meter, models, ways
 
     s, rows = settings, random_rows(settings)
@@ -96,12 +95,12 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 def random_rows(settings: Settings) -> list:
     """All Q x N x M rows of random tokens, cut as the set step cuts them."""
-    from benchmarks.steps import last_rows
+    from benchmarks.steps import last_tags
     from nemo_forking.data.token_file import Question, Trace
     from nemo_forking.training.step import matching_rows
 
     s, random = settings, np.random.default_rng(settings.seed)
-    tags = last_rows(s.vocabulary, s.tags)
+    tags = last_tags(s.vocabulary, s.tags)
 
     def tokens(low: float, high: float) -> np.ndarray:
         return random.integers(0, min(tags.fork_ids), random.integers(max(1, int(low)), int(high) + 1))

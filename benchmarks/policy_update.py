@@ -9,7 +9,6 @@ and transformers, not NeMo; runs on the GPU where there is one.
 
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +20,7 @@ import numpy as np
 from benchmarks.settings import WIDTHS_32B, ModelSettings, model_line, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
+from nemo_forking.training import quiet
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 2e-1}  # relative, of the worst tensor; bf16 rounds sums over micro-batches too
 GOAL = 20  # times faster than GRPO at completions of 4096 tokens
@@ -76,8 +76,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     """
     s = settings
     longest = _check(s)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Megatron's, about kernels that are not installed
+    with quiet.imports():
         import torch
 
         from benchmarks import meter, models
@@ -122,7 +121,7 @@ def _measure(s: Settings, tokens: int, size, model, reference, device) -> dict[s
     """The record of one length of completions."""
     from benchmarks import meter, steps, updates
 
-    tags = steps.last_rows(s.vocabulary, s.tags)
+    tags = steps.last_tags(s.vocabulary, s.tags)
     given = updates.random_rollouts(model, random_prompts(s), tags, s.rollouts, tokens, s.seed)
     fork, every, whole = updates.gfpo(given, every=False), updates.gfpo(given, every=True), updates.grpo(given)
     calls: dict[str, Callable[[], None]] = {  # the plain one first, so that its gradients are there to compare with

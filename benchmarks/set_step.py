@@ -10,7 +10,6 @@ NeMo; runs on the GPU where there is one.
 import math
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,6 +21,7 @@ import numpy as np
 from benchmarks.settings import WIDTHS_32B, ModelSettings, model_line, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
+from nemo_forking.training import quiet
 
 GOAL = 0.05  # largest relative difference of what is measured from what is counted
 
@@ -61,8 +61,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     """
     s = settings
     _check(s)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Megatron's, about kernels that are not installed
+    with quiet.imports():
         from benchmarks import meter, models, set_steps
 
     size = models.Size.of(s, max_length=s.pack)

@@ -12,7 +12,7 @@ import torch
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from torch import nn
 
-from benchmarks.steps import forward_backward, last_rows, packs, weighted_nll, with_main_gradients
+from benchmarks.steps import forward_backward, last_tags, packs, weighted_nll, with_main_gradients
 from nemo_forking.config.schema import ModelConfig
 from nemo_forking.data.batches import Row
 from nemo_forking.data.token_file import Question, Trace
@@ -51,7 +51,7 @@ class Batch:
 
 def random_batch(s: "Settings") -> Batch:
     """Questions of random tokens, and the rows that the set step and the plain one make of them."""
-    tags = last_rows(s.vocabulary, s.tags)
+    tags = last_tags(s.vocabulary, s.tags)
     tokens = partial(np.random.default_rng(s.seed).integers, 0, min(tags.fork_ids))
     questions = [
         Question(q, f"q{q}", tokens(s.prompt), tuple(Trace(tokens(s.trace), teacher=m) for m in range(s.traces)))

@@ -19,7 +19,7 @@ from nemo_forking.training.passes import Pass
 Objective = Callable[[MicroBatch, Tensor], Tensor]  # a micro-batch and its NLL at the labels -> its part of the loss
 
 
-def last_rows(vocabulary: int, count: int) -> Tags:
+def last_tags(vocabulary: int, count: int) -> Tags:
     """Tags of one id each, the last of the vocabulary."""
     return Tags("special", tuple((vocabulary - count + n,) for n in range(count)), 0, ((),) * count)
 

@@ -9,7 +9,6 @@ losses or gradients differ. Needs Megatron-Core and transformers, not NeMo; runs
 
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from benchmarks.settings import WIDTHS_32B, ModelSettings, model_line, run
 from nemo_forking.config.fields import key
 from nemo_forking.errors import UserError
+from nemo_forking.training import quiet
 
 TOLERANCE = {"fp32": (1e-5, 1e-3), "bf16": (1e-2, 2e-1)}  # relative: of the loss, of the worst tensor's gradient
 WIDTH = 110  # characters of the table
@@ -64,8 +64,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         raise UserError(f"lengths={list(s.lengths)}: each must be more than prompt={s.prompt}, and there must be one")
     if not s.recompute or not s.compile:
         raise UserError(f"recompute={list(s.recompute)} compile={list(s.compile)}: give at least one of each")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Megatron's, about kernels that are not installed
+    with quiet.imports():
         from benchmarks import meter, models, training_ways
 
     size = models.Size.of(s, max_length=max(s.lengths))

@@ -41,7 +41,7 @@ def differences(rank: int, folder: Path) -> list[float]:
         for param in (*ours.parameters(), *plain.parameters()):
             param.grad = torch.zeros_like(param)
         prompts = [torch.arange(n, n + 5).numpy() for n in (3, 30)]
-        given = updates.random_rollouts(ours, prompts, steps.last_rows(64, 3), rollouts=6, tokens=9, seed=0)
+        given = updates.random_rollouts(ours, prompts, steps.last_tags(64, 3), rollouts=6, tokens=9, seed=0)
         reward_QG = given.batch.reward_QG.copy()
         reward_QG[0, 0] = 1 - reward_QG[0, 0]
         other = replace(given, batch=replace(given.batch, reward_QG=reward_QG))
