@@ -19,15 +19,13 @@ from nemo_forking.training.watchdog import Watchdog
 from tests.distributed import policy_runs, runs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "run_folder.md").read_text()
-DATA = {"layout.devices": 2}
 VARYING = {"tag_probability_kinds"}  # its keys are the questions' kinds
 
 
 @pytest.fixture(scope="module")
-def ssft(tmp_path_factory):
+def ssft(ground, tmp_path_factory):
     """Three steps on two data-parallel ranks; the second one is slow in scoring, and holds a lot of memory."""
-    folder = tmp_path_factory.mktemp("ssft")
-    config = runs.tiny(runs.lay_ground(folder / "ground"), folder / "run", DATA | {"trainer.max_steps": 3})
+    config = runs.tiny(ground, tmp_path_factory.mktemp("ssft") / "run", runs.DATA | {"trainer.max_steps": 3})
 
     def hinder(record: dict) -> None:
         if os.environ["RANK"] == "1" and record["step"] == 1:
@@ -40,20 +38,19 @@ def ssft(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("policy")
-    config = policy_runs.tiny_policy(
-        policy_runs.lay_ground(folder / "ground"), folder / "run", {"trainer.max_steps": 1}
-    )
+def policy(policy_ground, tmp_path_factory):
+    config = policy_runs.tiny_policy(policy_ground, tmp_path_factory.mktemp("policy") / "run", {"trainer.max_steps": 1})
     policy_runs.run(config)
     return config
 
 
 def test_the_rank_that_others_wait_for_is_named(ssft):
-    for line in runs.metrics(ssft)[1:]:
+    before, *after = runs.metrics(ssft)
+    for line in after:
         slow = line["slowest"]["scoring"]
         assert slow["rank"] == 1 and slow["seconds"] > 0.3 and slow["node"] == os.uname().nodename
-        assert slow["median"] < slow["seconds"] <= line["seconds"]["scoring"] + line["seconds"]["exchange"]
+        assert slow["median"] < slow["seconds"] <= line["time"] - before["time"]  # ranks begin a step together
+        before = line
         assert set(line["slowest"]) == {"probe", "scoring", "training"} and set(line["slowest"]) <= set(PHASES)
 
 
@@ -93,9 +90,8 @@ def test_the_status_of_real_runs_can_be_read(ssft, policy):
         assert status.seconds_per_step > 0
 
 
-def test_an_error_is_kept_in_the_folder_until_the_next_start(tmp_path):
-    ground = runs.lay_ground(tmp_path / "ground")
-    config = runs.tiny(ground, tmp_path / "run", DATA | {"trainer.max_steps": 2})
+def test_an_error_is_kept_in_the_folder_until_the_next_start(ground, tmp_path):
+    config = runs.tiny(ground, tmp_path / "run", runs.DATA | {"trainer.max_steps": 2})
 
     def fail(record: dict) -> None:
         if os.environ["RANK"] == "1":
@@ -110,8 +106,8 @@ def test_an_error_is_kept_in_the_folder_until_the_next_start(tmp_path):
     assert not kept.exists()
 
 
-def test_ranks_that_are_stopped_all_end_in_order_and_what_the_first_has_to_send_is_sent(tmp_path):
-    config = runs.tiny(runs.lay_ground(tmp_path / "ground"), tmp_path / "run", DATA | {"trainer.max_steps": 9})
+def test_ranks_that_are_stopped_all_end_in_order_and_what_the_first_has_to_send_is_sent(ground, tmp_path):
+    config = runs.tiny(ground, tmp_path / "run", runs.DATA | {"trainer.max_steps": 9})
     folder = Path(config.run.folder)
 
     def hear(record: dict) -> None:
