@@ -59,8 +59,12 @@ def _metrics(run: Path, whole: Path, exact: bool) -> list[str]:
 
 
 def _equal(got, wanted, exact: bool) -> bool:
-    if exact or not isinstance(wanted, float) or not isinstance(got, float):
-        return got == wanted or (not exact and not isinstance(wanted, str | int))
+    if exact or type(got) is not type(wanted) or not isinstance(wanted, float | list | dict):
+        return got == wanted
+    if isinstance(wanted, list):
+        return len(got) == len(wanted) and all(_equal(*pair, exact) for pair in zip(got, wanted, strict=True))
+    if isinstance(wanted, dict):
+        return got.keys() == wanted.keys() and all(_equal(got[key], wanted[key], exact) for key in wanted)
     return bool(np.isclose(got, wanted, rtol=1e-3, atol=1e-6))
 
 
