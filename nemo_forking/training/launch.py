@@ -22,6 +22,7 @@ import torch
 
 from nemo_forking.config import Config, save_resolved
 from nemo_forking.config.schema import INJECTIVE
+from nemo_forking.data.packing import pass_layout, round_up
 from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import AGAIN, Stopped, UserError
@@ -114,15 +115,15 @@ def check_data_fits(config: Config, file: TokenFile) -> None:
             f"{where} has a sequence of {longest} tokens, but model.max_length is {config.model.max_length}: prepare "
             f"it with data.max_length={config.model.max_length}"
         )
-    chunks = 2 * config.layout.context if config.layout.context > 1 else 1  # a packed row is cut into so many
-    needed = -(-longest // chunks) * chunks
+    unit = pass_layout(config.batch, config.layout).row_multiple
+    needed = round_up(longest, unit)
     if config.batch.packing and needed > config.batch.tokens:
         raise UserError(
             f"{where} has a sequence of {longest} tokens, but a packed micro-batch holds batch.tokens="
             f"{config.batch.tokens}: raise it to {needed}, or prepare with data.max_length={config.batch.tokens}"
         )
     lengths = file.manifest["lengths"]
-    scored = lengths["prompt"]["max"] + TAG_ROOM + min(config.matching.tokens, lengths["target"]["max"]) + chunks
+    scored = lengths["prompt"]["max"] + TAG_ROOM + min(config.matching.tokens, lengths["target"]["max"]) + unit
     if config.batch.packing and config.matching.rule == "optimal" and scored > config.batch.match_tokens:
         raise UserError(
             f"{where} has prompts of {lengths['prompt']['max']} tokens: with matching.tokens={config.matching.tokens} "

@@ -7,11 +7,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nemo_forking.checksums import file_facts
 from nemo_forking.evaluation.benchmarks.choice import ORDER_RULE
 from nemo_forking.evaluation.benchmarks.problem import Problem
 from nemo_forking.evaluation.benchmarks.prompt import template_hash
 from nemo_forking.evaluation.benchmarks.sources import Source, locate
-from nemo_forking.files import file_hash
 
 if TYPE_CHECKING:
     from nemo_forking.config.schema import BenchmarkConfig
@@ -62,10 +62,7 @@ def describe(name: str, benchmark: BenchmarkConfig, problems: Sequence[Problem])
 
 def describe_files(source: Source) -> list[dict[str, Any]]:
     """Name, bytes and sha256 of every file."""
-    return [
-        {"name": shown, "bytes": path.stat().st_size, "sha256": file_hash(path)}
-        for path, shown in zip(source.files, source.names, strict=True)
-    ]
+    return [{"name": shown, **file_facts(path)} for path, shown in zip(source.files, source.names, strict=True)]
 
 
 def _kinds(problems: Sequence[Problem]) -> dict[str, int]:
