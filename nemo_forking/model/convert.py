@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nemo_forking.checksums import record_problem
 from nemo_forking.config import Config
 from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.engines.folder import model_config
@@ -133,8 +134,11 @@ def _open_hugging_face(config: Config, folder: Path, tokenizer) -> Opened:
 
 def _open_checkpoint(config: Config, folder: Path, tokenizer) -> Opened:
     """A run's checkpoint, whose model has the tags' rows already, or a converted one, which tells (provenance.json)."""
-    if (folder / "extra.json").is_file():
-        there = json.loads((folder / "extra.json").read_text())["identity"]
+    extra = folder / "extra.json"
+    if extra.is_file():
+        if problem := record_problem(extra):
+            raise UserError(f"convert.source={folder} is damaged: {problem}; copy it again, or take another checkpoint")
+        there = json.loads(extra.read_text())["identity"]
         ours = {f"model.{name}": value for name, value in asdict(config.model).items() if name != "base"}
         ours |= {f"tags.{name}": value for name, value in asdict(config.tags).items()}
         for name, value in ours.items():

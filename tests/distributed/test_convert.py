@@ -97,6 +97,11 @@ def check_refusals_of_checkpoints(config: Config, step: Path, folder: Path) -> N
         convert(asked(other, step, folder / "other"))
     copy = folder / "copy"
     shutil.copytree(step, copy)
+    extra = (copy / "extra.json").read_text()
+    for damaged in (extra[:-9], extra.replace('"tags.count": 4', '"tags.count": 6')):
+        (copy / "extra.json").write_text(damaged)
+        with pytest.raises(UserError, match=f"^convert.source={copy} is damaged: extra.json .*checksums.json.*copy"):
+            convert(asked(config, copy, folder / "other"))
     (copy / "extra.json").unlink()  # as from another Megatron program
     with pytest.raises(UserError) as caught:
         convert(asked(other, copy, folder / "other"))
