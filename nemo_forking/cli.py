@@ -27,7 +27,7 @@ from nemo_forking.config.fields import blocks_of, describe, help_lines, hints, n
 from nemo_forking.config.load import load, with_experiment
 from nemo_forking.config.record import resolved_yaml
 from nemo_forking.config.schema import Config
-from nemo_forking.errors import AGAIN, Stopped, UserError
+from nemo_forking.errors import AGAIN, GIVE_UP, GivenUp, Stopped, UserError
 
 Recipe = Callable[[Config], Any]
 Switches = Mapping[str, tuple[str | None, str]]
@@ -50,8 +50,8 @@ def recipe(
 
     Returns:
         A decorator. The command takes a list of arguments and returns the exit status: 0, 2 after a `UserError`, whose
-        message it prints, or 75 after `Stopped`. Without a list it takes the process's arguments and exits with any
-        status but 0.
+        message it prints, 70 after `GivenUp`, or 75 after `Stopped`. Without a list it takes the process's arguments
+        and exits with any status but 0.
     """
     known = SWITCHES | dict(switches or {})
 
@@ -91,6 +91,9 @@ def _run(function: Recipe, argv: Sequence[str], experiment: str | None, conf: Pa
     except UserError as error:
         print(_red(f"error: {error}"), file=sys.stderr)
         return 2
+    except GivenUp as error:
+        print(_red(f"error: {error}"), file=sys.stderr)
+        return GIVE_UP
     except Stopped as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
         return AGAIN

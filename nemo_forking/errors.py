@@ -1,6 +1,7 @@
-"""The exceptions a user is meant to read, and the exit status of what is to be started again."""
+"""The exceptions a user is meant to read, and exit statuses that tell whether to start a run again."""
 
-AGAIN = 75  # exit status: not finished, start it again (EX_TEMPFAIL of sysexits.h)
+AGAIN = 75  # not finished, start it again (EX_TEMPFAIL of sysexits.h)
+GIVE_UP = 70  # a run that hung twice without having come further: it is no accident (EX_SOFTWARE)
 
 
 class UserError(ValueError):
@@ -8,6 +9,10 @@ class UserError(ValueError):
 
     Recipes print it without a traceback and exit with status 2.
     """
+
+
+class GivenUp(RuntimeError):
+    """The run has hung twice without having come further. Recipes print it and exit with status GIVE_UP."""
 
 
 class Stopped(BaseException):

@@ -5,9 +5,8 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nemo_forking.errors import AGAIN
+from nemo_forking.errors import AGAIN, GIVE_UP
 
-GIVE_UP = 70  # exit status of a run that hung twice without having come further: it is no accident (EX_SOFTWARE)
 FILE = re.compile(r"(?:rank_(\d+)|summary)\.(\d+)\.txt")
 
 

@@ -133,13 +133,13 @@ def _problems(model: Path, largest: int | None = None) -> list[str]:
 
 
 def check_base_whole(config: Config) -> None:
-    """Refuse a base model with checksums whose files are not what was written, before a run first reads its weights.
+    """Refuse a base model with checksums whose files are not what was written, before a run reads its weights.
 
     Raises UserError naming the files.
     """
     base = Path(config.model.base)
-    if list(Path(config.run.folder).glob("checkpoints/step_*")):
-        return
+    if list(Path(config.run.folder).glob("checkpoints/step_*")) and not config.policy.kl_weight:
+        return  # it goes on without the base, unless that is the reference of a KL
     if problems := folder_problems(base):
         raise UserError(
             f"model.base={base} is damaged: {'; '.join(problems)}. remedy: bring back a good copy, or start the run "

@@ -25,7 +25,7 @@ from nemo_forking.config.schema import INJECTIVE
 from nemo_forking.data.packing import pass_layout, round_up
 from nemo_forking.data.settings import TAG_ROOM
 from nemo_forking.data.token_file import TokenFile
-from nemo_forking.errors import AGAIN, Stopped, UserError
+from nemo_forking.errors import AGAIN, GIVE_UP, GivenUp, Stopped, UserError
 from nemo_forking.model.base import check_base
 from nemo_forking.processes import end_with_parent, is_first_rank
 from nemo_forking.storage import storing
@@ -147,8 +147,8 @@ def fork_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any
     """Run function(*args) in `ranks` forked processes with torchrun's environment; their results in rank order.
 
     The first rank to fail ends the others; one that was asked to stop leaves them a moment to end by themselves.
-    Raises RankFailed with that rank's traceback, or naming its signal; a UserError or Stopped as the rank raised it.
-    Signals that ask to stop go to the ranks.
+    Raises RankFailed with that rank's traceback, or naming its signal; a UserError or Stopped as the rank raised it;
+    GivenUp where ranks ended with that status. Signals that ask to stop go to the ranks.
     """
     context, port = mp.get_context("fork"), _free_port()
     pipes, processes = [], []
@@ -225,6 +225,8 @@ def _death(rank: int, process) -> BaseException:
     code = process.exitcode
     if code == AGAIN:
         return Stopped("the ranks did not get on any more (trainer.hang_minutes): see hang/ in the run folder")
+    if code == GIVE_UP:
+        return GivenUp("the ranks have hung again without having come further: see hang/ in the run folder")
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
     return RankFailed(f"rank {rank} {how}")
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_forking.errors import AGAIN
-from nemo_forking.training.hang import GIVE_UP, Report, attempts, exit_status, read_reports, summary
+from nemo_forking.errors import AGAIN, GIVE_UP
+from nemo_forking.training.hang import Report, attempts, exit_status, read_reports, summary
 
 HERE = Report(
     rank=0, node="n0", pid=7, job="42", step=5, phase="exchange", entered=2, idle=3660.0, place="exchange.py:87 gather"

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from nemo_forking.checksums import SUMS, file_facts
-from nemo_forking.config import load
+from nemo_forking.config import load, with_overrides
 from nemo_forking.data.encoding import FILES
 from nemo_forking.errors import UserError
 from nemo_forking.training.identity import check_base_whole, check_same, fingerprint, policy_identity
@@ -68,3 +68,5 @@ def test_a_run_does_not_begin_from_a_base_with_a_flipped_bit(model, tmp_path):
         check_base_whole(config)
     (tmp_path / "run" / "checkpoints" / "step_0000001").mkdir(parents=True)
     check_base_whole(config)  # which goes on without reading the base
+    with pytest.raises(UserError, match=f"model.base={model} is damaged"):
+        check_base_whole(with_overrides(config, {"policy.kl_weight": 0.1}))  # read in every life

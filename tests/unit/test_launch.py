@@ -1,15 +1,17 @@
 """What is refused before any rank starts: a missing or another launcher, a missing GPU, another run's folder."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from nemo_forking.cli import recipe
 from nemo_forking.config import load
 from nemo_forking.data.token_file import TokenFile, TokenFileWriter
-from nemo_forking.errors import UserError
+from nemo_forking.errors import GIVE_UP, UserError
 from nemo_forking.training.identity import finished, set_identity
-from nemo_forking.training.launch import check_launch, run_ranks
+from nemo_forking.training.launch import check_launch, fork_ranks, run_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,12 @@ def test_a_gpu_layout_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(UserError, match="torch sees no GPU here: choose a CPU layout"):
         check_launch(load(["layout=8xb200"]))
+
+
+def test_a_run_that_has_hung_twice_exits_with_the_status_that_its_ranks_had(capsys):
+    command = recipe(experiment="tiny")(lambda config: fork_ranks(lambda: os._exit(GIVE_UP), 2))
+    assert command([]) == GIVE_UP
+    assert "error: the ranks have hung again without having come further: see hang/" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("record", ["checkpoints/step_0000002/extra.json", "model/provenance.json"])
