@@ -103,11 +103,9 @@ def check_refusals_of_checkpoints(config: Config, step: Path, folder: Path) -> N
         with pytest.raises(UserError, match=f"^convert.source={copy} is damaged: extra.json .*checksums.json.*copy"):
             convert(asked(config, copy, folder / "other"))
     (copy / "extra.json").unlink()  # as from another Megatron program
-    with pytest.raises(UserError) as caught:
+    shapes = "tensor decoder.layers.mlp.linear_fc1.weight: expected shape (4, 104, 32), found (4, 96, 32)"
+    with pytest.raises(UserError, match=re.escape(shapes)):
         convert(asked(other, copy, folder / "other"))
-    assert "tensor decoder.layers.mlp.linear_fc1.weight: expected shape (4, 104, 32), found (4, 96, 32)" in str(
-        caught.value
-    )
     for file in copy.glob("*.distcp"):
         file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(UserError, match=r"tensor \S+, piece of shape \(.*\) at \(.*\): __\d_\d.distcp is cut off"):
