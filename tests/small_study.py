@@ -1,10 +1,7 @@
 """The laptop study on a few steps, as its command line is given."""
 
-import subprocess
 import sys
 from pathlib import Path
-
-from tests.conftest import CHECKOUT
 
 SETTINGS = [
     "study.base.max_steps=12",
@@ -21,16 +18,8 @@ SETTINGS = [
     "study.policy.questions=4",
     "rollout.max_tokens=12",
 ]
-PATIENCE = 1500  # seconds for what takes one minute on a machine without other work
 
 
 def command(folder: Path, *more: str) -> list[str]:
-    """The study in a folder, to be started in the checkout."""
+    """The study in a folder, for tests.command_lines."""
     return [sys.executable, "recipes/reproduce.py", "experiment=tiny", f"run.folder={folder}", *SETTINGS, *more]
-
-
-def finish(folder: Path, *more: str) -> str:
-    """Run it, or a switch of it, to its end; what it said."""
-    done = subprocess.run(command(folder, *more), cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr

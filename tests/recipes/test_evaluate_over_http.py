@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -14,9 +13,10 @@ import pytest
 from nemo_forking.evaluation.folder import load_lines
 from nemo_forking.tags import add_to_tokenizer, make_tags
 from nemo_forking.tasks import many_ways
+from tests.command_lines import finish, refused
+from tests.conftest import CHECKOUT
 from tests.serving.local_server import LocalServer
 
-ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS, SLOTS, ROUNDS = 20, 6, 2
 
 
@@ -48,23 +48,6 @@ def command(task: Path, folder: Path, *urls: str) -> list[str]:
     ]
 
 
-def finish(line: list[str]) -> None:
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture
-def refused(capsys):
-    """What a command line that cannot be followed is answered with, in this process: torch is imported once."""
-
-    def answer(line: list[str]) -> str:
-        _, path, *words = line
-        assert runpy.run_path(str(ROOT / path))["run"](words) == 2
-        return " ".join(capsys.readouterr().err.split())
-
-    return answer
-
-
 def samples(folder: Path) -> list[dict]:
     lines = load_lines(folder / "many_ways" / "random-seed0" / "t0" / "samples.jsonl")
     return [{key: value for key, value in line.items() if key != "logprob"} for line in lines]
@@ -94,7 +77,7 @@ def test_a_client_killed_in_the_middle_asks_again_only_for_what_was_in_flight(ta
         server.fault(delay=0.05)
         line, partial = command(task, tmp_path, server.url), "many_ways/random-seed0/t0/samples.jsonl.partial"
         process = subprocess.Popen(
-            line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            line, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         deadline = time.monotonic() + 100
         while not (tmp_path / partial).exists() or (tmp_path / partial).read_bytes().count(b"\n") < 40:
@@ -109,11 +92,11 @@ def test_a_client_killed_in_the_middle_asks_again_only_for_what_was_in_flight(ta
     assert samples(tmp_path) == expected
 
 
-def test_without_a_server_it_says_so_and_keeps_what_there_is(task, tmp_path, refused):
-    said = refused(command(task, tmp_path / "run", "http://127.0.0.1:9"))
+def test_without_a_server_it_says_so_and_keeps_what_there_is(task, tmp_path, capsys):
+    said = refused(command(task, tmp_path / "run", "http://127.0.0.1:9"), capsys)
     assert "no vLLM server is left" in said and "127.0.0.1:9" in said
 
 
-def test_without_the_demo_it_says_what_writes_the_questions(task, tmp_path, refused):
-    said = refused([*command(task, tmp_path / "run"), f"run.folder={tmp_path}"])
+def test_without_the_demo_it_says_what_writes_the_questions(task, tmp_path, capsys):
+    said = refused([*command(task, tmp_path / "run"), f"run.folder={tmp_path}"], capsys)
     assert "source/heldout.jsonl; recipes/reproduce.py writes it" in said

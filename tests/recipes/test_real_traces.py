@@ -1,14 +1,14 @@
 """Real traces, the real tokenizer and all 152,064 rows through both recipes, on four processes (TP2 x PP2)."""
 
-import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.command_lines import finish
+from tests.run_files import lines
+
 STEPS = 4
 
 
@@ -28,15 +28,12 @@ def trial(shared_data, tmp_path_factory) -> Path:
         f"trainer.max_steps={STEPS}",
     ]
     for recipe in ("prepare_data", "ssft"):
-        done = subprocess.run(
-            [sys.executable, f"recipes/{recipe}.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=500
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        finish([sys.executable, f"recipes/{recipe}.py", *words])
     return folder
 
 
 def test_losses_are_finite_and_fall_from_that_of_a_uniform_guess(trial):
-    records = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
+    records = lines(trial / "metrics.jsonl")
     losses = [record["loss"] for record in records]
     assert [record["step"] for record in records] == [*range(1, STEPS + 1)]
     assert losses[0] == pytest.approx(math.log(152064), rel=0.01)
@@ -44,7 +41,7 @@ def test_losses_are_finite_and_fall_from_that_of_a_uniform_guess(trial):
 
 
 def test_assignment_statistics_are_written_every_step(trial):
-    records = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
+    records = lines(trial / "metrics.jsonl")
     for record in records:
         assert sum(record["tag_usage"]) == pytest.approx(round(sum(record["tag_usage"])))
         assert record["cost_mean"] > 0 and record["assignment_entropy_bits"] >= 0

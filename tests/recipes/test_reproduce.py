@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 
 from nemo_forking.evaluation.folder import SAMPLES, load_joined
 from tests import small_study
+from tests.command_lines import PATIENCE, finish, refused, run_here
 from tests.conftest import CHECKOUT
 from tests.run_files import records
 
@@ -25,14 +25,10 @@ def command(folder: Path, *more: str) -> list[str]:
     return small_study.command(folder, "trainer.max_steps=4", *more)
 
 
-def finish(folder: Path, *more: str) -> str:
-    return small_study.finish(folder, "trainer.max_steps=4", *more)
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "run"
-    finish(folder)
+    finish(command(folder))
     return folder
 
 
@@ -96,7 +92,7 @@ def test_a_second_run_repeats_no_stage(study):
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for name in names for file in study.rglob(name)}
     graded = len(ASKED) + 2 * BATCHES  # measurements, and batches of two policies
     assert len([file for file in before if "checkpoints" not in file.parts]) == 2 * len(MODELS) + 2 * (graded + 4)
-    finish(study)
+    finish(command(study))
     assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in before} == before
 
 
@@ -113,7 +109,7 @@ def test_a_study_killed_in_a_policy_continues_to_the_same_numbers(study, tmp_pat
     process.wait()
     assert not list(folder.glob("seed1/gfpo/checkpoints/step_*")) and not (folder / "seed1" / "grpo").exists()
     drawn = fork.read_bytes()
-    finish(folder)
+    finish(command(folder))
     assert fork.read_bytes() == drawn
     for name in MODELS:
         ours, theirs = (home / "seed1" / name for home in (folder, study))
@@ -145,7 +141,7 @@ def test_a_damaged_model_is_exported_again_and_nothing_before_it_is_repeated(stu
     assert status(folder, capsys)["grpo-seed1"] == f"stopped step 2 of 2, {folder}/seed1/grpo/model is damaged"
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors") if file != weights}
     samples = {file: file.stat().st_mtime_ns for file in folder.rglob(SAMPLES)}
-    said = finish(folder)
+    said = finish(command(folder))
     assert "modelisdamagedandisexportedagain:" in "".join(said.split())  # lines are cut anywhere
     assert "optimal-seed1: complete" in said
     assert weights.read_bytes() == whole  # bit for bit, so that its samples stand
@@ -160,14 +156,14 @@ def test_a_damaged_model_without_checkpoints_is_refused_and_not_trained_anew(stu
     (weights,) = (folder / "seed1" / "grpo" / "model").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-8])
     assert "has no checkpoint to export it from again" in status(folder, capsys)["grpo-seed1"]
-    assert "has no checkpoint to export it from again" in refused(folder, capsys)
+    assert "has no checkpoint to export it from again" in refused(command(folder), capsys)
 
 
 def test_status_tells_why_a_stage_failed_here(study, tmp_path, capsys):
     folder = copy(study, tmp_path)
     shutil.rmtree(folder / "evaluation")
     (folder / "evaluation").write_text("in the way")
-    done = subprocess.run(command(folder), cwd=CHECKOUT, capture_output=True, text=True, timeout=small_study.PATIENCE)
+    done = subprocess.run(command(folder), cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode != 0
     told = status(folder, capsys)
     assert told["evaluation"].startswith("failed") and f"{folder}/evaluation" in told["evaluation"]
@@ -181,14 +177,13 @@ def copy(study: Path, there: Path) -> Path:
 
 def status(folder: Path, capsys) -> dict[str, str]:
     """Stage -> what --status says of it, in this process."""
-    _, path, *words = command(folder, "--status")
-    assert runpy.run_path(str(CHECKOUT / path))["run"](words) == 0
+    assert run_here(command(folder, "--status")) == 0
     lines = capsys.readouterr().out.splitlines()[1:-1]  # between titles and sum
     return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
 
 
 def test_another_setting_in_the_same_folder_is_refused_by_name(study, capsys):
-    message = refused(study, capsys, "matching.tokens=7")
+    message = refused(command(study, "matching.tokens=7"), capsys)
     assert "belongs to another run" in message and "matching.tokens: there 6, here 7" in message
 
 
@@ -196,12 +191,5 @@ def test_another_setting_in_the_same_folder_is_refused_by_name(study, capsys):
 def test_a_study_that_others_would_have_to_start_is_refused(launcher, tmp_path, monkeypatch, capsys):
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
-    message = refused(tmp_path / "run", capsys, *([] if launcher else ["layout.accelerator=gpu"]))
+    message = refused(command(tmp_path / "run", *([] if launcher else ["layout.accelerator=gpu"])), capsys)
     assert "a study starts its own ranks, on the CPU" in message and not (tmp_path / "run").exists()
-
-
-def refused(folder: Path, capsys, *more: str) -> str:
-    """What a command line that cannot be followed is answered with, in this process: torch is imported once."""
-    _, path, *words = command(folder, *more)
-    assert runpy.run_path(str(CHECKOUT / path))["run"](words) == 2
-    return " ".join(capsys.readouterr().err.split())

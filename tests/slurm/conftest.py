@@ -1,7 +1,6 @@
 """A simulated cluster for a test session (make test-slurm; skipped in make test), and what its jobs train on."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from nemo_forking.config import load
 from nemo_forking.data.prepare import prepare
 from nemo_forking.rl.prompts import prepare_prompts
 from nemo_forking.tasks import many_ways
+from tests.command_lines import finish
 from tests.slurm.cluster import Cluster, install
 
 REQUIRED = "NEMO_FORKING_REQUIRE_SLURM"  # set by make test-slurm
@@ -63,6 +63,5 @@ def whole(ground, tmp_path_factory) -> Path:
     """Run folder of an undisturbed run on this machine, without Slurm."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     words = [*ground, f"run.folder={folder}", "layout.devices=4", f"trainer.max_steps={STEPS}"]
-    done = subprocess.run([sys.executable, "recipes/ssft.py", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish([sys.executable, "recipes/ssft.py", *words])
     return folder

@@ -7,8 +7,9 @@ import signal
 import time
 from pathlib import Path
 
+from tests.command_lines import PATIENCE, finish
 from tests.run_files import records
-from tests.small_study import PATIENCE, finish
+from tests.small_study import command
 
 STUDY = [
     "trainer.max_steps=60",
@@ -46,7 +47,7 @@ def test_a_study_of_dependent_jobs_ends_with_the_numbers_of_a_local_one_though_a
     assert set(status(folder).values()) == {"complete"}
     assert list(reproduce(folder)) == []
 
-    local = finish(here, *STUDY)
+    local = finish(command(here, *STUDY))
     assert "The report is" in local
     for name in ("base", "optimal", "random", "gfpo"):
         assert records(folder / "seed1" / name) == records(here / "seed1" / name)
@@ -56,13 +57,13 @@ def test_a_study_of_dependent_jobs_ends_with_the_numbers_of_a_local_one_though_a
 
 def reproduce(folder: Path) -> list[str]:
     """The stages that the command submitted."""
-    said = finish(folder, *STUDY, *SLURM)
+    said = finish(command(folder, *STUDY, *SLURM))
     return re.findall(r"^(\S+): submitted, job \d+", said, re.MULTILINE)
 
 
 def status(folder: Path) -> dict[str, str]:
     """Stage -> what --status says of it."""
-    lines = finish(folder, *STUDY, "--status").splitlines()[1 : 1 + len(STAGES)]
+    lines = finish(command(folder, *STUDY, "--status")).splitlines()[1 : 1 + len(STAGES)]
     return {name: " ".join(rest.split()) for name, _, rest in (line.partition(" ") for line in lines)}
 
 

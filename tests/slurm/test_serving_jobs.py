@@ -15,6 +15,7 @@ import pytest
 from nemo_forking.cluster.slurm import LOGS, ROOT, job_of, state, submit
 from nemo_forking.config import load
 from nemo_forking.config.written import written
+from tests.command_lines import finish
 from tests.slurm.test_jobs import output, steps
 
 SERVED = ["engine=server", "engine.device=cpu", "engine.server.timeout=60", "launcher.serving_nodes=1"]
@@ -41,10 +42,7 @@ def replicas(cluster, monkeypatch):
 
 
 def recipe(name: str, overrides: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, f"recipes/{name}.py", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish([sys.executable, f"recipes/{name}.py", *overrides])
 
 
 def run_job(cluster, script: str, overrides: list[str]) -> str:
