@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from nemo_forking.config import Config
-from nemo_forking.errors import Stopped
+from nemo_forking.errors import GivenUp, Stopped
 from nemo_forking.evaluation.folder import Growing
 from nemo_forking.training import hang, step
-from nemo_forking.training.launch import RankFailed, fork_ranks
+from nemo_forking.training.launch import fork_ranks
 from nemo_forking.training.trainer import train
 from tests.distributed import policy_runs
 from tests.distributed.policy_runs import on_call, tiny_policy
@@ -70,7 +70,7 @@ def test_a_stopped_rank_is_told_of_by_the_others_and_a_run_that_hangs_there_agai
     summary, stacks = told(config)
     assert summary.splitlines()[1].startswith("  rank 1: silent (stopped, dead or cut off), last heard in ")
     assert list(stacks) == [0]
-    with pytest.raises(RankFailed, match="rank 0 exited with status 70"):
+    with pytest.raises(GivenUp, match="hung again without having come further"):  # exit status 70
         fork_ranks(stop_while_scoring, 2, config)
     assert "not to be started again" in told(config, attempt=2)[0]
 
