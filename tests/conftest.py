@@ -21,7 +21,8 @@ from hypothesis import settings  # noqa: E402
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")
 
-pytest.register_assert_rewrite("tests.command_lines", "tests.run_files")  # their assertions show what differs
+# assertions of helpers show what differs
+pytest.register_assert_rewrite("tests.command_lines", "tests.run_files", "tests.distributed.resuming")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

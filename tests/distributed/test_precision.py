@@ -13,7 +13,7 @@ from nemo.lightning.pytorch.plugins.mixed_precision import update_config_with_dt
 from nemo_forking.config import Config, load
 from nemo_forking.model.qwen2 import megatron_config
 from nemo_forking.training.fp8 import FORMATS
-from nemo_forking.training.trainer import mixed_precision
+from nemo_forking.training.trainer import mixed_precision, strategy
 from tests.distributed.runs import metrics, run, tiny
 from tests.run_files import weights
 
@@ -63,6 +63,14 @@ def test_megatron_is_told_of_8_bit_linears_and_keeps_weights_in_bf16(recipe):
     assert not model.fp8_param and not model.fp8_dot_product_attention
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_layout_says_whether_the_model_is_compiled(compiled):
-    assert megatron_config(load(["experiment=tiny", f"layout.compile={compiled}"])).compile is compiled
+def test_settings_that_change_no_number_reach_megatron():
+    """Whether these are in force no comparison of losses can tell."""
+    overlap = ["layout.overlap_grad_reduce=true", "layout.overlap_param_gather=true"]
+    less_memory = ["layout.recompute=full", "loss.chunk=7"]
+    plain = load(["experiment=tiny", "layout=cpu1"])
+    fast = load(["experiment=tiny", "layout=cpu1", "layout.compile=true", *less_memory, *overlap])
+    for config, on in ((plain, False), (fast, True)):
+        model, ddp = megatron_config(config), strategy(config).ddp_config
+        assert model.compile is on and model.loss_chunk == (7 if on else plain.loss.chunk) != 1
+        assert model.recompute_granularity == ("full" if on else None)
+        assert ddp.overlap_grad_reduce is ddp.overlap_param_gather is on
