@@ -9,15 +9,10 @@ Run again, it continues: samples and verdicts that are there are kept. Everythin
 completions and verdicts for every measurement, results.json, report.html and report.md.
 """
 
-import json
-import time
-from pathlib import Path
-
 from rich.console import Console
 
 from nemo_forking.cli import recipe
 from nemo_forking.config import Config, save_resolved
-from nemo_forking.files import write_aside
 
 console = Console(stderr=True)
 
@@ -26,12 +21,9 @@ console = Console(stderr=True)
 def run(config: Config) -> None:
     """Evaluates every system of evaluation.systems on every benchmark chosen; see the top of this file."""
     from nemo_forking.evaluation.report import print_table, write_report  # here, so that --help answers at once
-    from nemo_forking.evaluation.run import evaluate, results_of
+    from nemo_forking.evaluation.run import evaluate
 
-    folder, began = Path(config.evaluation.folder), time.monotonic()
-    for rows in evaluate(config):  # a report after every system: the next one may take hours, or not be served yet
-        results = results_of(config, rows, folder, {"this attempt": round(time.monotonic() - began, 1)})
-        write_aside(folder / "results.json", json.dumps(results, indent=1))
+    for folder in evaluate(config):  # a report after every system
         save_resolved(config, folder)
         html, _ = write_report(folder)
     print_table(folder)

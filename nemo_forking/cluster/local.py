@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -19,7 +18,7 @@ from nemo_forking.cluster.table import make_table
 from nemo_forking.config import Config
 from nemo_forking.data.prepare import prepare
 from nemo_forking.errors import Stopped
-from nemo_forking.files import alone, write_aside
+from nemo_forking.files import alone
 from nemo_forking.rl.prompts import prepare_prompts
 
 LOCK = ".reproduce.lock"  # held while a study is at work here, or is being submitted
@@ -81,12 +80,10 @@ def _convert(config: Config) -> None:
 
 def _evaluate(config: Config) -> None:
     """As recipes/evaluate.py, without a report of its own: the table has one of all."""
-    from nemo_forking.evaluation.run import evaluate, results_of
+    from nemo_forking.evaluation.run import evaluate
 
-    folder, began = Path(config.evaluation.folder), time.monotonic()
-    for rows in evaluate(config):
-        results = results_of(config, rows, folder, {"this attempt": round(time.monotonic() - began, 1)})
-        write_aside(folder / "results.json", json.dumps(results, indent=1))
+    for _ in evaluate(config):
+        pass
 
 
 RUN: dict[str, Callable[[Config], object]] = {

@@ -16,6 +16,7 @@ from nemo_forking.config.launcher import LauncherConfig
 from nemo_forking.errors import UserError
 from nemo_forking.plan.disk import export_bytes
 from nemo_forking.plan.plan import Plan, make_plan, refuse_what_cannot_fit
+from nemo_forking.plan.show import size
 
 UNPLANNED = {  # recipe -> what the plan says in place of GPU hours
     "gfpo": "generation and grading come on top, and are most of it",
@@ -93,14 +94,6 @@ def show_plan(told: Sequence[Told], study: str, launcher: LauncherConfig, consol
         console.print(
             f"{number}. {_command(one.stage, study, launcher)}", highlight=False, soft_wrap=True, markup=False
         )
-
-
-def size(number: float) -> str:
-    """Bytes for readers."""
-    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if number >= one:
-            return f"{number / one:,.1f} {unit}"
-    return f"{number / 1e3:,.0f} kB"
 
 
 def _command(stage: Stage, study: str, launcher: LauncherConfig) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,15 +19,17 @@ from nemo_forking.evaluation import published
 from nemo_forking.evaluation.comparison import compare
 from nemo_forking.evaluation.folder import SETTINGS, load_joined, measurement_folder
 from nemo_forking.evaluation.measure import Asked, System, measure
+from nemo_forking.files import write_aside
 from nemo_forking.rewards import open_grader
 
 NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,100}")  # of a system: its folder's name begins so
 
 
-def evaluate(config: Config) -> Iterator[list[dict]]:
-    """Yields the rows so far after every system: one for every benchmark, of the metrics at the first temperature.
+def evaluate(config: Config) -> Iterator[Path]:
+    """Writes results.json of evaluation.folder after every system, with all so far, and yields the folder.
 
-    Everything is looked at before anything is generated: benchmarks, models, graders.
+    The next system may take hours, or not be served yet. Everything is looked at before anything is generated:
+    benchmarks, models, graders.
 
     Raises:
         UserError: a benchmark's file, a model's folder, a grader or the engine is not as it should be.
@@ -36,11 +39,13 @@ def evaluate(config: Config) -> Iterator[list[dict]]:
     systems = [System(config, settings) for settings in config.evaluation.systems]
     for answer in {benchmark.answer for benchmark in config.benchmarks.values()}:
         open_grader(answer, config.evaluation.grading).close()
-    rows = []
+    folder, began, rows = Path(config.evaluation.folder), time.monotonic(), []
     for system in systems:
         with system:
             rows += [_row(system, asked) for asked in benchmarks]
-        yield rows
+        results = results_of(config, rows, folder, {"this attempt": round(time.monotonic() - began, 1)})
+        write_aside(folder / "results.json", json.dumps(results, indent=1))
+        yield folder
 
 
 def check_systems(config: Config) -> None:
@@ -80,7 +85,8 @@ def check_systems(config: Config) -> None:
 def results_of(config: Config, rows: Sequence[dict], home: Path, seconds: dict[str, float]) -> dict:
     """What results.json in `home` holds: rows by benchmark and system, comparisons, the paper's rows, provenance.
 
-    The rows' paths become relative to `home`.
+    Rows are one for every system and benchmark, of the metrics at the first temperature; their paths become relative
+    to `home`.
     """
     compared = comparisons(rows)
     benchmarks: dict[str, dict] = {}

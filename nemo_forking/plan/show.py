@@ -101,8 +101,8 @@ def _lines(config: Config, plan: Plan) -> list[str]:
         if layout.fp8 and not source:
             lines.append(f"layout.fp8={layout.fp8} is not in these times: how much faster it is has not been measured")
     lines.append(
-        f"Disk: {_size(plan.disk)}: {config.trainer.keep_last} checkpoints of {_size(plan.checkpoint)} and one being "
-        f"written, the model {_size(plan.export)}"
+        f"Disk: {size(plan.disk)}: {config.trainer.keep_last} checkpoints of {size(plan.checkpoint)} and one being "
+        f"written, the model {size(plan.export)}"
     )
     return lines
 
@@ -111,8 +111,9 @@ def _gib(number: float) -> str:
     return f"{number / GIB:.2f}" if number >= GIB / 100 or not number else f"{number / GIB:.1g}"
 
 
-def _size(number: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if number >= size:
-            return f"{number / size:,.1f} {unit}"
+def size(number: float) -> str:
+    """Bytes for readers."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= one:
+            return f"{number / one:,.1f} {unit}"
     return f"{number / 1e3:,.0f} kB"

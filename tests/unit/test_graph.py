@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from nemo_forking.cluster.graph import graph
-from nemo_forking.cluster.outlook import expect, size
+from nemo_forking.cluster.outlook import expect
 from nemo_forking.cluster.stages import SCRIPTS, Stage
 from nemo_forking.config import load
 from nemo_forking.config.written import written
 from nemo_forking.errors import UserError
 from nemo_forking.plan.plan import make_plan
+from nemo_forking.plan.show import size
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = ["tiny", "tiny_study", "math_32b", "code_32b"]
