@@ -167,7 +167,13 @@ def tiny(ground: Ground, folder: Path, changes: Mapping[str, Any] | None = None)
             "eps": 1000.0,
             "clip_grad": 0.0,
         },
-        "trainer": {"max_steps": 1, "checkpoint_every": 100, "keep_last": 2, "log_every": 100},
+        "trainer": {
+            "max_steps": 1,
+            "checkpoint_every": 100,
+            "keep_last": 2,
+            "log_every": 100,
+            "hang_minutes": 5.0,  # a test that would hang fails, with all stacks
+        },
         **{block: laptop[block] for block in ("engine", "benchmarks", "evaluation", "prompts", "rollout", "policy")},
         "study": None,
     }
