@@ -19,7 +19,7 @@ from nemo_forking.data.token_file import TokenFile
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation.folder import METRICS, QUESTIONS, SAMPLES, SETTINGS, VERDICTS, measurement_folder
 from nemo_forking.rl.prompts import load_prompts
-from nemo_forking.rl.prompts.folder import recorded_inputs
+from nemo_forking.rl.prompts.folder import check_settings
 from nemo_forking.training.identity import fingerprint, finished, policy_identity, set_identity
 from nemo_forking.weight_files import tensor_entries
 
@@ -67,20 +67,12 @@ def _data(stage: Stage) -> Iterator[str]:
 
 
 def _prompts(stage: Stage) -> Iterator[str]:
-    config, folder = stage.config, Path(stage.config.prompts.folder)
     try:
-        load_prompts(folder)
+        load_prompts(stage.config.prompts.folder)
     except UserError as error:
         yield str(error)
         return
-    found = recorded_inputs(folder)
-    wanted = {f"prompts.{key}": getattr(config.prompts, key) for key in ("shape", "count", "seed")}
-    wanted |= {"prompts.templates": dict(config.prompts.templates), "benchmarks": sorted(config.benchmarks)}
-    if other := [key for key, value in wanted.items() if found.get(key) != value]:
-        raise UserError(
-            f"{folder}: prepared before, with other {', '.join(other)}; remove the folder to prepare it anew, or set "
-            "prompts.folder"
-        )
+    check_settings(stage.config)
 
 
 def _conversion(stage: Stage) -> Iterator[str]:

@@ -13,6 +13,7 @@ from nemo_forking.config.compose import CONF
 from nemo_forking.errors import UserError
 from nemo_forking.evaluation.benchmarks.prompt import PromptTemplate
 from nemo_forking.rl.prompts import load_prompts, prepare_prompts
+from nemo_forking.rl.prompts.folder import check_settings
 from nemo_forking.tasks import many_ways
 from tests.unit.benchmark_files import PROMPTS, write
 from tests.unit.rl_rows import dapo, intellect, program, stdin
@@ -132,6 +133,10 @@ def test_a_folder_made_from_something_else_is_refused_by_name_and_stays(place, c
     if isinstance(change, str):
         (place / change).write_text((place / change).read_text() + "\n")
         change = {}
+        check_settings(config(place))  # which asks for no file
+    else:
+        with pytest.raises(UserError, match=f"prepared before, with other {named}"):
+            check_settings(config(place, **change))
     message = refused(place, **change)
     assert message.startswith(f"{folder}: prepared before, with other {named} remove the folder")
     assert (folder / "prompts.jsonl").read_bytes() == before

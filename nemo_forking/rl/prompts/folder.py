@@ -92,9 +92,16 @@ def load_prompts(folder: str | Path) -> tuple[list[Prompt], str]:
         raise UserError(f"{path}: cannot be read: {error}; {_again(folder)}") from None
 
 
-def recorded_inputs(folder: str | Path) -> dict[str, Any]:
-    """What a prepared folder was made from, by configuration key; raises UserError as `load_prompts`."""
-    return _report(Path(folder))["inputs"]
+def check_settings(config: Config) -> None:
+    """Look whether `prompts.folder` was made with these settings, whatever became of the files it was made from.
+
+    Raises:
+        UserError: it was made with others; or as `load_prompts`.
+    """
+    folder = Path(config.prompts.folder)
+    before = {key: _without_files(value) for key, value in _report(folder)["inputs"].items()}
+    del before["prompts.source"]
+    _refuse_other(folder, before, _settings(config))
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -163,21 +170,31 @@ def _evaluations(config: Config) -> dict[str, list[Problem]]:
 
 def _inputs(config: Config, source: Source, sets: Mapping[str, Source]) -> dict[str, Any]:
     """Everything the folder depends on, by configuration key; files by their content, wherever they lie."""
+    inputs = _settings(config) | {"prompts.source": _hashes(source)}
+    for name, found in sets.items():
+        inputs[f"benchmarks.{name}"] |= {"sha256": _hashes(found)}
+    return inputs
+
+
+def _settings(config: Config) -> dict[str, Any]:
     prompts = config.prompts
-    inputs = {
+    settings = {
         "format": FORMAT,
-        "prompts.source": _hashes(source),
         "prompts.shape": prompts.shape,
         "prompts.templates": dict(prompts.templates),
         "prompts.count": prompts.count,
         "prompts.seed": prompts.seed,
         "data.strict": config.data.strict,
-        "benchmarks": sorted(sets),
+        "benchmarks": sorted(config.benchmarks),
     }
     for name, benchmark in config.benchmarks.items():
         window = [benchmark.from_date, benchmark.to_date]
-        inputs[f"benchmarks.{name}"] = {"window": window, "answer": benchmark.answer, "sha256": _hashes(sets[name])}
-    return inputs
+        settings[f"benchmarks.{name}"] = {"window": window, "answer": benchmark.answer}
+    return settings
+
+
+def _without_files(value: Any) -> Any:
+    return {key: kept for key, kept in value.items() if key != "sha256"} if isinstance(value, dict) else value
 
 
 def _is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
@@ -185,14 +202,16 @@ def _is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
     if not (folder / REPORT).is_file():
         return False
     load_prompts(folder)
-    before = _report(folder)["inputs"]
-    other = sorted(key for key in {*before, *inputs} if before.get(key) != inputs.get(key))
-    if other:
+    _refuse_other(folder, _report(folder)["inputs"], inputs)
+    return True
+
+
+def _refuse_other(folder: Path, before: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    if other := sorted(key for key in {*before, *inputs} if before.get(key) != inputs.get(key)):
         raise UserError(
             f"{folder}: prepared before, with other {', '.join(other)}; remove the folder to prepare it anew, or set "
             "prompts.folder"
         )
-    return True
 
 
 def _hashes(source: Source) -> list[str]:
