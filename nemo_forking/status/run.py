@@ -114,10 +114,11 @@ def read_run(folder: str | Path) -> RunStatus:
     ranks, pace = _ranks(folder / "ranks", now), _seconds_per_step(lines)
     age = _age(folder / "metrics.jsonl", now)
     hangs, error = _texts(folder / "hang"), _text(folder / "last_error.txt")
+    told = None if trainer.get("hang_minutes") else age  # without watchdogs the last line is all there is
     return RunStatus(
         folder=folder,
         name=(config.get("run") or {}).get("name") or folder.name,
-        state=_state(folder, ranks, bool(lines), age, pace, now),
+        state=_state(folder, ranks, bool(lines), told, pace, now),
         step=lines[-1]["step"] if lines else 0,
         steps=trainer.get("max_steps"),
         lines=lines,
@@ -168,12 +169,12 @@ def stragglers(lines: list[dict]) -> list[Straggler]:
 # ---------------------------------------------------------------- parts
 
 
-def _state(folder: Path, ranks: list[Rank], began: bool, age: float | None, pace: float | None, now: float) -> State:
+def _state(folder: Path, ranks: list[Rank], began: bool, told: float | None, pace: float | None, now: float) -> State:
     if (folder / "model" / "provenance.json").exists():
         return "finished"
     if (folder / "last_error.txt").exists():
         return "failed"  # the next start removes it
-    heard = min((rank.heard for rank in ranks), default=age)
+    heard = min((rank.heard for rank in ranks), default=told)
     hung = min((_age(file, now) or 0.0 for file in folder.glob("hang/summary.*.txt")), default=None)
     if hung is not None and (heard is None or hung <= heard):
         return "hung"
@@ -181,8 +182,8 @@ def _state(folder: Path, ranks: list[Rank], began: bool, age: float | None, pace
         return "running"
     if ranks:
         return "silent"  # killed: its watchdogs had no time to clear up
-    if age is not None and age < max(FRESH, 10 * (pace or 0)):
-        return "running"  # without watchdogs (trainer.hang_minutes=0) the last line is all there is
+    if told is not None and told < max(FRESH, 10 * (pace or 0)):
+        return "running"
     return "stopped" if began else "not started"
 
 

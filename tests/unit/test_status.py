@@ -92,6 +92,14 @@ def test_what_ranks_are_at_is_told_together(run):
     assert told[0].startswith("3 of 4 ranks: exchange (step 41)") and told[1].startswith("rank 2: scoring (step 41)")
 
 
+def test_a_run_that_was_told_to_stop_is_stopped_at_once_where_watchdogs_would_tell_of_it(run):
+    assert read_run(run).state == "running"  # by its last line: config.yaml names no trainer.hang_minutes
+    (run / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 100, "hang_minutes": 60.0}}))
+    assert read_run(run).state == "stopped"
+    pulse(run, 0, "training", time.time())
+    assert read_run(run).state == "running"
+
+
 def test_states_of_runs_that_are_over(run):
     old = time.time() - 10_000
     os.utime(run / "metrics.jsonl", (old, old))
