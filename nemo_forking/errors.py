@@ -1,4 +1,6 @@
-"""The exceptions a user is meant to read, and exit statuses that tell whether to start a run again."""
+"""The exceptions and warnings a user is meant to read, and exit statuses that tell whether to start a run again."""
+
+from rich.console import Console
 
 AGAIN = 75  # not finished, start it again (EX_TEMPFAIL of sysexits.h)
 GIVE_UP = 70  # a run that hung twice without having come further: it is no accident (EX_SOFTWARE)
@@ -20,3 +22,8 @@ class Stopped(BaseException):
 
     No `Exception`, so that nothing that retries takes it for a fault. Recipes print it and exit with status AGAIN.
     """
+
+
+def warn(text: str) -> None:
+    """A line on the console's stderr that is not to be overlooked; nothing ends."""
+    Console(stderr=True).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -27,7 +27,7 @@ def run(config: Config) -> None:
         save_resolved(config, folder)
         html, _ = write_report(folder)
     print_table(folder)
-    console.print(f"The report is {html}", style="bold")
+    console.print(f"The report is {html}", style="bold", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def run(config) -> None:
     from nemo_forking.training.launch_policy import start_policy  # here, so that --help answers at once
 
     start_policy(config)
-    Console().print(f"The model is in {config.run.folder}/model", style="bold")
+    Console().print(f"The model is in {config.run.folder}/model", style="bold", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def run(config) -> None:
     from nemo_forking.training.launch import start_training  # here, so that --help answers at once
 
     start_training(config)
-    Console().print(f"The model is in {config.run.folder}/model", style="bold")
+    Console().print(f"The model is in {config.run.folder}/model", style="bold", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ def _parse(text: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise UserError(f"command line: cannot read {text!r}; write key=value ({_first_line(error)})") from error
+        why = f"{_first_line(error)}; values with signs of the command line's own stand in quotes: \"key='a#b'\""
+        raise UserError(f"command line: cannot read {text!r}; write key=value ({why})") from error
     if not override.key_or_group:
         raise UserError(f"command line: cannot read {text!r}; write key=value")
     if override.is_add() or override.is_force_add() or override.is_delete():

@@ -14,19 +14,16 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer import ChainedOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from nemo.lightning import MegatronStrategy
-from rich.console import Console
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_forking.checksums import folder_problems
-from nemo_forking.errors import UserError
+from nemo_forking.errors import UserError, warn
 from nemo_forking.files import flush, flush_all, write_aside
 from nemo_forking.processes import ending_together
 from nemo_forking.storage import storing
 from nemo_forking.training.identity import check_same
 from nemo_forking.training.integrity import damage, seal
 from nemo_forking.training.metrics import METRICS
-
-console = Console(stderr=True)
 
 
 class Checkpoints:
@@ -96,7 +93,7 @@ class Checkpoints:
             shutil.rmtree(old)
         for old in sorted(self.folder.glob("damaged_step_*")):
             if old.name.removeprefix("damaged_") < steps[-self.keep_last :][0].name:
-                console.print(f"{old} was deleted: later checkpoints are whole", style="yellow")
+                warn(f"{old} was deleted: later checkpoints are whole")
                 shutil.rmtree(old)
 
     def _path(self, step: int) -> Path:
@@ -122,9 +119,7 @@ class Checkpoints:
                     shutil.rmtree(aside, ignore_errors=True)
                     path.rename(aside)
                     flush(self.folder)
-                console.print(
-                    f"{path} is damaged and was renamed to {aside.name}: {'; '.join(problems)}", style="yellow"
-                )
+                warn(f"{path} is damaged and was renamed to {aside.name}: {'; '.join(problems)}")
             dist.barrier()
         raise UserError(
             f"no checkpoint in {self.folder} is whole (see the warnings above); nothing was changed but their names. "
@@ -138,7 +133,7 @@ class Checkpoints:
             return
         there, wanted = self.metrics.read_bytes() if self.metrics.exists() else b"", kept.read_bytes()
         if not there.startswith(wanted):
-            console.print(f"{self.metrics} is damaged and was replaced by {kept}", style="yellow")
+            warn(f"{self.metrics} is damaged and was replaced by {kept}")
         if there != wanted:
             write_aside(self.metrics, wanted)
 

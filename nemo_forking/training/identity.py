@@ -9,19 +9,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from nemo_forking.checksums import SUMS, folder_problems, record_problem
 from nemo_forking.config import Config
 from nemo_forking.data.encoding import FILES
 from nemo_forking.data.token_file import TokenFile
-from nemo_forking.errors import UserError
+from nemo_forking.errors import UserError, warn
 from nemo_forking.files import file_hash
 from nemo_forking.processes import first_rank_tells, is_first_rank
 
 SMALL = 64 * 2**20  # bytes; more is weights
-
-console = Console(stderr=True)
 
 
 def set_identity(config: Config, file: TokenFile) -> dict:
@@ -120,7 +116,7 @@ def finished(config: Config, identity: dict, *, quick: bool = False) -> bool:
             f"remedy: bring back a good copy, or delete {model} to train anew"
         )
     if is_first_rank():
-        console.print(f"{model} is damaged and is exported again: {'; '.join(problems)}", style="yellow")
+        warn(f"{model} is damaged and is exported again: {'; '.join(problems)}")
     return False
 
 
