@@ -17,9 +17,9 @@ from nemo_forking.config.schema import ModelConfig
 from nemo_forking.data.batches import Row
 from nemo_forking.data.token_file import Question, Trace
 from nemo_forking.matching.exchange import match
+from nemo_forking.plan.flops import forward_flops, step_flops
 from nemo_forking.plan.rows import row
 from nemo_forking.tags import Tags
-from nemo_forking.training.flops import forward_flops, step_flops
 from nemo_forking.training.passes import make_pass, score
 from nemo_forking.training.step import matching_rows, training_rows
 
@@ -138,7 +138,7 @@ class Work:
     Attributes:
         matching: of the matching pass.
         training: of training, by recompute: the head's logits are computed again in any case.
-        model: of training as the mathematics needs it (training/flops.py).
+        model: of training as the mathematics needs it (plan/flops.py).
         tokens_scored, tokens_trained: that the two passes read.
     """
 

@@ -21,9 +21,9 @@ from nemo_forking.config.schema import LayoutConfig, LossConfig
 from nemo_forking.data.batches import Row
 from nemo_forking.losses.cross_entropy import vocab_parallel_nll
 from nemo_forking.plan.activations import Sheet, micro_batch_bytes, working_bytes
+from nemo_forking.plan.flops import step_flops
 from nemo_forking.plan.head import backward_bytes, logit_bytes
 from nemo_forking.plan.state import rank_state
-from nemo_forking.training.flops import step_flops
 from nemo_forking.training.passes import make_pass
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Bench:
     # ------------------------------------------------------------ what there is to do
 
     def model_flops(self, row: Row) -> float:
-        """What the mathematics of the step needs (training/flops.py)."""
+        """What the mathematics of the step needs (plan/flops.py)."""
         return step_flops(self.model, [], [row])
 
     def planned_bytes(self, row: Row, recompute: str, compiled: bool) -> float:

@@ -18,12 +18,12 @@ from benchmarks.models import Size, read
 from benchmarks.steps import forward_backward, packs
 from nemo_forking.config.policy import PolicyConfig
 from nemo_forking.data.batches import Layout, deal
+from nemo_forking.plan.flops import step_flops
 from nemo_forking.rl.advantage import EPS
 from nemo_forking.rl.batches import Batch
 from nemo_forking.rl.rollout import every_tag
 from nemo_forking.rl.update import Update, tag_update, token_update
 from nemo_forking.tags import Tags
-from nemo_forking.training.flops import step_flops
 from nemo_forking.training.fork import tag_logprobs
 from nemo_forking.training.passes import make_pass
 

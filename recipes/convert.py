@@ -20,7 +20,7 @@ from nemo_forking.cli import main
 
 @main
 def run(config) -> None:
-    from nemo_forking.model.convert import convert
+    from nemo_forking.convert.convert import convert
 
     console = Console()
     folder = convert(config, tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))

@@ -73,7 +73,7 @@ def _reinforce(config: Config) -> None:
 
 
 def _convert(config: Config) -> None:
-    from nemo_forking.model.convert import convert
+    from nemo_forking.convert.convert import convert
 
     convert(config, tell=console.print)
 

@@ -118,7 +118,7 @@ def pass_layout(
 ) -> Layout:
     """The layout of a training pass, or of one that keeps no activations and takes larger micro-batches.
 
-    `crossover` is the model's, `training.flops.crossover`.
+    `crossover` is the model's, `plan.flops.crossover`.
     """
     sequence = layout.tensor if layout.sequence_parallel else 1
     return Layout(

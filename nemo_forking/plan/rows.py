@@ -9,7 +9,7 @@ from nemo_forking.config import Config
 from nemo_forking.data.packing import Layout, Row, pass_layout, round_up
 from nemo_forking.data.token_file import read_manifest
 from nemo_forking.plan.activations import Sheet
-from nemo_forking.training.flops import crossover
+from nemo_forking.plan.flops import crossover
 
 TAG = {"special": 1, "text": 5}  # ids of a tag; in letters, in Qwen's tokenizer
 

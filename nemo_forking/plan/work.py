@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from nemo_forking.config import Config
 from nemo_forking.data.packing import Row
 from nemo_forking.data.sharing import deal_rows
+from nemo_forking.plan.flops import head_flops, step_flops
 from nemo_forking.plan.parameters import linear_parameters
 from nemo_forking.plan.rows import pass_of
-from nemo_forking.training.flops import head_flops, step_flops
 
 TERA = 1e12
 
@@ -22,7 +22,7 @@ class PassWork:
         tokens: that they read, a shared prompt once.
         micro_batches: of a data-parallel rank.
         time: tokens of the largest.
-        model_flops: what the mathematics needs (training/flops.py).
+        model_flops: what the mathematics needs (plan/flops.py).
         computed_flops: padding and recomputation included.
         bubble: share of the pass in which a GPU waits for pipeline stages before or after it.
         imbalance: what the dearest data-parallel rank costs above the mean (data/packing.py).

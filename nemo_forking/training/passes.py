@@ -17,7 +17,7 @@ from nemo_forking.config import Config
 from nemo_forking.data import packing
 from nemo_forking.data.batches import Layout, MicroBatch, Row, build
 from nemo_forking.data.sharing import deal_rows
-from nemo_forking.training.flops import crossover
+from nemo_forking.plan.flops import crossover
 from nemo_forking.training.pace import pace
 
 

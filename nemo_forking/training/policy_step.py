@@ -19,6 +19,7 @@ from nemo_forking import pulse
 from nemo_forking.config import Config
 from nemo_forking.data.prompt import PromptFormat
 from nemo_forking.errors import Stopped, UserError
+from nemo_forking.plan.flops import step_flops
 from nemo_forking.rl.batches import Batch, questions_of_batch
 from nemo_forking.rl.collect import Asked, Collector
 from nemo_forking.rl.objective import Objective
@@ -26,7 +27,6 @@ from nemo_forking.rl.prompts import Prompt
 from nemo_forking.rl.rows import fork_rows
 from nemo_forking.rl.update import Update, tag_update, token_update
 from nemo_forking.tags import Tags
-from nemo_forking.training.flops import step_flops
 from nemo_forking.training.fork import tag_logprobs
 from nemo_forking.training.passes import Pass, label_logprobs, make_pass, pass_layout
 from nemo_forking.training.reference import Reference

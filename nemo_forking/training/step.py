@@ -19,8 +19,8 @@ from nemo_forking.matching.assignment import assign
 from nemo_forking.matching.exchange import match
 from nemo_forking.matching.kept import Kept
 from nemo_forking.matching.statistics import Statistics
+from nemo_forking.plan.flops import step_flops
 from nemo_forking.tags import Tags
-from nemo_forking.training.flops import step_flops
 from nemo_forking.training.passes import Pass, make_pass, pass_layout, score
 
 

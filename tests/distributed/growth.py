@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from nemo_forking.config import Config
-from nemo_forking.model.convert import convert
+from nemo_forking.convert.convert import convert
 
 
 def main(file: str) -> None:

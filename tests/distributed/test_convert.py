@@ -22,11 +22,11 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 from benchmarks.meter import peak_bytes
 from nemo_forking.config import Config
 from nemo_forking.config.convert import ConvertConfig
+from nemo_forking.convert import convert as module
+from nemo_forking.convert.convert import convert
 from nemo_forking.errors import UserError
 from nemo_forking.files import alone
-from nemo_forking.model import convert as module
 from nemo_forking.model import dist_writer
-from nemo_forking.model.convert import convert
 from nemo_forking.model.hf_folder import EMBEDDING, HEAD, tensor_shapes
 from nemo_forking.tags import initial_rows, make_tags
 from nemo_forking.training import trainer

@@ -21,12 +21,12 @@ from nemo_forking.model.gpt import MicroBatchSteps
 from nemo_forking.model.segments import cut
 from nemo_forking.plan.activations import Sheet, micro_batch_bytes
 from nemo_forking.plan.disk import checkpoint_bytes, export_bytes
+from nemo_forking.plan.flops import crossover, step_flops
 from nemo_forking.plan.plan import make_plan
 from nemo_forking.plan.prepared import planned_steps
 from nemo_forking.plan.rows import lengths
 from nemo_forking.plan.state import rank_state
 from nemo_forking.tags import make_tags
-from nemo_forking.training.flops import crossover, step_flops
 from nemo_forking.training.launch import fork_ranks
 from nemo_forking.training.step import matching_rows, training_rows
 from nemo_forking.training.trainer import train

@@ -15,9 +15,9 @@ from nemo_forking.config import Config
 from nemo_forking.config.compose import CONF
 from nemo_forking.config.convert import ConvertConfig
 from nemo_forking.config.schema import ModelConfig
+from nemo_forking.convert.convert import convert
 from nemo_forking.model import weights
 from nemo_forking.model.base import base_weights
-from nemo_forking.model.convert import convert
 from nemo_forking.model.gpt import LabelRowsGPT
 from nemo_forking.model.hf_folder import EMBEDDING, HEAD
 from nemo_forking.model.qwen2 import megatron_config

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 from benchmarks.meter import peak_bytes
 from nemo_forking.config import Config
 from nemo_forking.config.convert import ConvertConfig
+from nemo_forking.convert.convert import convert
 from nemo_forking.model.base import check_base
-from nemo_forking.model.convert import convert
 from nemo_forking.model.hf_folder import check_folder
 from nemo_forking.tags import initial_rows, make_tags
 from nemo_forking.training import trainer

@@ -5,7 +5,7 @@ import pytest
 
 from nemo_forking.config import load
 from nemo_forking.data.batches import Row
-from nemo_forking.training.flops import crossover, forward_flops, step_flops
+from nemo_forking.plan.flops import crossover, forward_flops, step_flops
 
 
 def row(tokens: int, counted: int) -> Row:

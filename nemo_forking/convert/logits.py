@@ -22,6 +22,7 @@ from nemo_forking.model.dist_checkpoint import DistCheckpoint
 from nemo_forking.model.hf_folder import EMBEDDING, FINAL_NORM, HEAD
 from nemo_forking.model.names import NORMS
 from nemo_forking.model.sources import Source
+from nemo_forking.training import quiet
 
 SEQUENCES, LENGTH = 4, 32
 TOLERANCE = 1e-3  # of a token's hidden state, relative; other orders of summation in float32 make 1e-6 to 1e-5
@@ -113,8 +114,6 @@ def _head(hidden_BTH: Tensor, weight_VH: Tensor) -> Tensor:
 def prepare_megatron() -> None:
     """Make this process Megatron's only rank, on the CPU. Once, before megatron_outputs, in a process of its own."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from nemo_forking.training import quiet
-
     with quiet.imports():
         from megatron.core import parallel_state
 

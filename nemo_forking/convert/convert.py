@@ -19,6 +19,14 @@ from torch import Tensor
 
 from nemo_forking.checksums import record_problem
 from nemo_forking.config import Config
+from nemo_forking.convert.logits import (
+    Difference,
+    compare,
+    megatron_outputs,
+    prepare_megatron,
+    sample,
+    transformers_outputs,
+)
 from nemo_forking.data.encoding import load_tokenizer
 from nemo_forking.engines.folder import model_config
 from nemo_forking.errors import UserError
@@ -27,14 +35,6 @@ from nemo_forking.model.base import is_checkpoint
 from nemo_forking.model.dist_checkpoint import DistCheckpoint
 from nemo_forking.model.dist_writer import check_dtypes, write_files
 from nemo_forking.model.hf_folder import check_folder, hf_config, tensor_shapes
-from nemo_forking.model.logits import (
-    Difference,
-    compare,
-    megatron_outputs,
-    prepare_megatron,
-    sample,
-    transformers_outputs,
-)
 from nemo_forking.model.shards import NAMES, Shard, lay_out, plan_shards, put, write_index
 from nemo_forking.model.sources import Source, from_folder, with_tags
 from nemo_forking.storage import storing
