@@ -116,7 +116,7 @@ def finished(config: Config, identity: dict, *, quick: bool = False) -> bool:
             f"remedy: bring back a good copy, or delete {model} to train anew"
         )
     if is_first_rank():
-        warn(f"{model} is damaged and is exported again: {'; '.join(problems)}")
+        warn(f"{model} is damaged, and is to be exported again: {'; '.join(problems)}")
     return False
 
 
