@@ -75,7 +75,7 @@ def check(
         own = {"RANK": str(rank), "LOCAL_RANK": "0", "SLURMD_NODENAME": f"n{rank + 1}", "PYTHONPATH": str(ROOT)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         how = ["-c", LATE] if rank in late else CHECK
-        command = [sys.executable, *how, "experiment=tiny", f"run.folder={folder}"]
+        command = [sys.executable, *how, "experiment=tiny", f"run.folder={folder}", "launcher.free_gib=0.1"]
         running.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | shared | own, **pipes))
     said = [process.communicate()[0] for process in running]
     return [(process.returncode, text) for process, text in zip(running, said, strict=True)]
