@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemo_forking.config import load
 from nemo_forking.data.batches import Layout, Row, build, deal
+from nemo_forking.data.packing import pass_layout
 from nemo_forking.errors import UserError
 
 LONGEST = 40
@@ -222,6 +224,21 @@ def test_the_deal_does_not_depend_on_the_rank_that_asks(lengths, layout):
 def test_longer_rows_share_padded_micro_batches_with_long_ones():
     plan = deal([1, 9, 2, 8, 3, 7], Layout(packing=False, tokens=0, micro_batch_size=2))
     assert plan.micro_batches == [[[1, 3], [5, 4], [2, 0]]]
+
+
+@pytest.mark.parametrize(
+    "without_gradient, tokens, size, share",
+    [(True, 700, 5, True), (False, 100, 2, False)],
+    ids=["matching", "training"],
+)
+def test_a_pass_that_keeps_no_activations_has_micro_batches_of_its_own_size_and_alone_shares_prompts(
+    without_gradient, tokens, size, share
+):
+    config = load(["experiment=tiny"])
+    sizes = {"tokens": 100, "match_tokens": 700, "micro_batch_size": 2, "match_micro_batch_size": 5}
+    batch = replace(config.batch, packing=True, share_prompts=True, **sizes)
+    found = pass_layout(batch, config.layout, without_gradient=without_gradient)
+    assert (found.tokens, found.micro_batch_size, found.share) == (tokens, size, share)
 
 
 def test_a_row_longer_than_a_packed_micro_batch_is_refused_with_the_keys_to_change():
