@@ -19,7 +19,7 @@ endif
 environment = python=$$(.ci/environment)
 
 help:
-	@echo "make demo    the main job on a laptop: data, base model, SSFT against random matching, GFPO, GRPO, report (5 minutes, 2 cores)"
+	@echo "make demo    the main job on a laptop: data, base model, SSFT against random matching, GFPO, GRPO, report (5 to 8 minutes, 2 cores)"
 	@echo "make study   the same with three seeds, every matching rule, more policies (40 minutes)"
 	@echo "make test    lint and all tests (20 minutes)"
 	@echo "make test-vllm  vLLM itself, in an environment of its own: in process and as a server (3 GB once, then a minute)"
