@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from nemo_forking.config.schema import INJECTIVE, Config
+from nemo_forking.config.schema import INJECTIVE, Config, head_size
 
 RESULTS_KEYS = (
     "experiment rules base comparisons benchmark seconds provenance policies policy_names".split()
@@ -53,7 +53,7 @@ def _model(config: Config) -> Iterator[str]:
             f"model.num_attention_heads={m.num_attention_heads} is not divisible by "
             f"model.num_query_groups={m.num_query_groups}"
         )
-    width = m.head_dim or m.hidden_size // m.num_attention_heads
+    width = head_size(m)
     if width % 2:
         yield f"a head is {width} wide, and rotary embeddings need an even width; change model.head_dim"
     if m.base:

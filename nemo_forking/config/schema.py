@@ -52,6 +52,11 @@ class ModelConfig:
     precision: Literal["fp32", "bf16"] = key("arithmetic of the model; gradients and optimizer are float32")
 
 
+def head_size(model) -> int:
+    """Width of one attention head, of a ModelConfig or what has its numbers."""
+    return model.head_dim or model.hidden_size // model.num_attention_heads
+
+
 @dataclass(frozen=True)
 class LayoutConfig:
     """How the model is spread over processes; data parallel is what the others leave of nodes x devices."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nemo_forking.config import Config
+from nemo_forking.config.schema import head_size
 from nemo_forking.errors import UserError
 from nemo_forking.weight_files import FLOATS, Entry, Shape, tensor_entries
 
@@ -70,11 +71,6 @@ def _layer_shapes(model: ModelShape) -> dict[str, Shape]:
         "mlp.up_proj.weight": (ffn, hidden),
         "mlp.down_proj.weight": (hidden, ffn),
     }
-
-
-def head_size(model: ModelShape) -> int:
-    """Width of one attention head."""
-    return model.head_dim or model.hidden_size // model.num_attention_heads
 
 
 def hf_config(config: Config, tokenizer) -> dict:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nemo_forking.model.hf_folder import EMBEDDING, FINAL_NORM, HEAD, ModelShape, head_size
+from nemo_forking.config.schema import head_size
+from nemo_forking.model.hf_folder import EMBEDDING, FINAL_NORM, HEAD, ModelShape
 
 # Megatron's name inside a layer -> the Hugging Face tensors it is made of. Fused tensors list their parts in order.
 LAYER = {

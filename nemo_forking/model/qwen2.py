@@ -15,9 +15,9 @@ from nemo.lightning.pytorch.optim import MegatronOptimizerModule
 from torch import Tensor
 
 from nemo_forking.config import Config
+from nemo_forking.config.schema import head_size
 from nemo_forking.data.batches import MicroBatch
 from nemo_forking.model.gpt import LabelRowsGPT, MicroBatchSteps
-from nemo_forking.model.hf_folder import head_size
 from nemo_forking.model.layers import layer_spec
 from nemo_forking.model.weights import Source, load
 

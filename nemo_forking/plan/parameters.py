@@ -1,6 +1,6 @@
 """Parameters of one rank: what tensor and pipeline parallelism leave it of the model."""
 
-from nemo_forking.config.schema import LayoutConfig, ModelConfig
+from nemo_forking.config.schema import LayoutConfig, ModelConfig, head_size
 
 
 def model_parameters(model: ModelConfig) -> int:
@@ -36,5 +36,5 @@ def rank_parameters(model: ModelConfig, layout: LayoutConfig, stage: int) -> int
 
 def head_widths(model: ModelConfig) -> tuple[int, int]:
     """(Width of all query heads, width of all key heads)."""
-    size = model.head_dim or model.hidden_size // model.num_attention_heads
+    size = head_size(model)
     return model.num_attention_heads * size, model.num_query_groups * size
