@@ -24,6 +24,6 @@ class Stopped(BaseException):
     """
 
 
-def warn(text: str) -> None:
-    """A line on the console's stderr that is not to be overlooked; nothing ends."""
-    Console(stderr=True).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+def warn(text: str, console: Console | None = None) -> None:
+    """A line that is not to be overlooked, on stderr or a console that is in use; nothing ends."""
+    (console or Console(stderr=True)).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)

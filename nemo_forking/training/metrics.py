@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from nemo_forking.config import Config
-from nemo_forking.errors import UserError
+from nemo_forking.errors import UserError, warn
 from nemo_forking.files import write_aside
 from nemo_forking.training.services import open_services
 
@@ -91,7 +91,7 @@ class Metrics:
 
     def warn(self, text: str) -> None:
         """A line on the console that is not to be overlooked."""
-        self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
+        warn(text, self.console)
 
     def close(self) -> None:
         """Flush TensorBoard, have services take the rest, and leave the bar as it stands."""
