@@ -17,8 +17,7 @@ from nemo_forking.config.schema import ModelConfig
 from nemo_forking.data.batches import Row
 from nemo_forking.data.token_file import Question, Trace
 from nemo_forking.matching.exchange import match
-from nemo_forking.plan.flops import forward_flops, step_flops
-from nemo_forking.plan.rows import row
+from nemo_forking.plan.flops import forward_flops, head_flops, step_flops
 from nemo_forking.tags import Tags
 from nemo_forking.training.passes import make_pass, score
 from nemo_forking.training.step import matching_rows, training_rows
@@ -151,8 +150,8 @@ class Work:
 
 def count(model: ModelConfig, batch: Batch) -> Work:
     """The work of a set step: the plain one's is its training."""
-    layers = sum(forward_flops(model, row(one.length, 0)) for one in batch.trained)
-    head = sum(forward_flops(model, one) for one in batch.trained) - layers
+    head = sum(head_flops(model, one) for one in batch.trained)
+    layers = sum(forward_flops(model, one) for one in batch.trained) - head
     return Work(
         matching=step_flops(model, batch.scored, []),
         training={recompute: forwards * layers + 4 * head for recompute, forwards in FORWARDS.items()},
